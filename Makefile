@@ -1,0 +1,87 @@
+# Every target does its own set-up. Options: DATA, RUN, NAME, EPOCHS, RESUME, MODELS, PORT, WORKERS, RUNTIME, PYTHON.
+
+PYTHON  ?= python3
+# The built-in data set, one that torchvision knows, or a path: a folder of images, a .npy or a .npz.
+DATA    ?= digits
+NAME    ?= $(basename $(notdir $(patsubst %/,%,$(DATA))))
+RUN     ?= runs/$(NAME)
+MODELS  ?= models
+# 60,000 images need fewer passes than a few hundred do.
+EPOCHS  ?= $(if $(filter mnist fashion-mnist,$(DATA)),10,300)
+RESUME  ?=
+HOST    ?= 127.0.0.1
+PORT    ?= 50051
+WORKERS ?= 1
+# The CUDA build of ONNX Runtime computes on the CPU where there is no GPU; it is built for Linux on x86-64 alone.
+RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),cuda,cpu)
+
+BIN     := .venv/bin
+STAMP   := .venv/installed-$(RUNTIME)
+STUBS   := vaeport/v1/vae_pb2.py vaeport/v1/vae_pb2.pyi vaeport/v1/vae_pb2_grpc.py vaeport/v1/vae_pb2_grpc.pyi
+PROTO   := protos/vaeport/v1/vae.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo train export serve test soak lint format proto bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+install: $(STAMP)  ## .venv with every extra, editable; nothing to do when it is up to date
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into .venv (several GB the first time)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[$(RUNTIME),serve,train,export,dev]' >&2
+	@touch $@
+
+demo: $(STAMP)  ## train, export, serve and sample with the built-in data; prints the picture's path
+	@$(BIN)/python -m examples.demo
+
+train: $(STAMP)  ## DATA -> RUN
+	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(if $(RESUME),--resume)
+
+export: $(STAMP)  ## RUN -> the next version of MODELS/NAME
+	@$(BIN)/python -m export '$(RUN)' --to '$(MODELS)/$(NAME)'
+
+serve: $(STAMP)  ## MODELS on HOST:PORT, until Ctrl-C
+	@$(BIN)/python -m serving --models '$(MODELS)' --host $(HOST) --port $(PORT) --workers $(WORKERS)
+
+test: $(STAMP)  ## all tests but the long ones
+	@$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## the long system tests
+	@$(BIN)/python -m pytest -m soak --timeout 1200
+
+lint: $(STAMP)  ## style, types, and stubs that are those of the proto
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory proto OUT=$$(mktemp -d) CHECK=1
+
+format: $(STAMP)  ## bring the code into its style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ifdef CHECK
+proto: $(STAMP)
+	@$(call generate,$(OUT))
+	@diff -r $(OUT)/vaeport/v1 vaeport/v1 --exclude=__pycache__ --exclude=__init__.py >&2 \
+	  || { echo "the stubs are not those of $(PROTO): run 'make proto'" >&2; exit 1; }
+	@rm -r $(OUT)
+else
+proto: $(STUBS)  ## stubs from the proto; nothing to do when they are newer
+$(STUBS) &: $(PROTO) | $(STAMP)
+	@$(call generate,.)
+endif
+
+define generate
+PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=$(1) --mypy_out=quiet:$(1) \
+  --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTO)
+endef
+
+bench: $(STAMP)  ## ratios, each measured within one run
+	@$(BIN)/python -m benchmarks
+
+clean:  ## caches and builds; never runs, models, data or .venv
+	rm -rf dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
