@@ -1,0 +1,72 @@
+"""vaeport: samples and embeddings of a variational autoencoder, from a server or in this process, without torch.
+
+    model = vaeport.load("models/mnist/1")        # in this process; needs vaeport[cpu] or vaeport[cuda]
+    client = vaeport.Client("localhost:50051")    # from a server; the same methods, results and errors
+
+Importing this module loads numpy at most: grpc comes with the first `Client`, ONNX Runtime with the first `load`.
+"""
+
+from typing import TYPE_CHECKING
+
+from vaeport._version import __version__
+from vaeport.errors import (
+    DeadlineExceededError,
+    DeviceError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    PackageError,
+    ServerError,
+    UnavailableError,
+    VaeportError,
+)
+
+if TYPE_CHECKING:
+    from vaeport.client import Client
+    from vaeport.model import Model, load
+    from vaeport.results import Encoding, ModelInfo, ServerInfo
+
+__all__ = [
+    "Client",
+    "DeadlineExceededError",
+    "DeviceError",
+    "Encoding",
+    "InternalError",
+    "InvalidInputError",
+    "Model",
+    "ModelInfo",
+    "NotFoundError",
+    "OverloadedError",
+    "PackageError",
+    "ServerError",
+    "ServerInfo",
+    "UnavailableError",
+    "VaeportError",
+    "__version__",
+    "load",
+]
+
+_HOME = {
+    "Client": "vaeport.client",
+    "Encoding": "vaeport.results",
+    "Model": "vaeport.model",
+    "ModelInfo": "vaeport.results",
+    "ServerInfo": "vaeport.results",
+    "load": "vaeport.model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is heavy when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

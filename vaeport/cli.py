@@ -1,0 +1,88 @@
+"""The command `vaeport`: ask a server, or a package in this process. Exits 0, 1 after an error, 2 for wrong usage."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vaeport._version import __version__
+from vaeport.errors import VaeportError
+
+if TYPE_CHECKING:
+    from vaeport.client import Client
+    from vaeport.model import Model
+
+DEFAULT_SERVER = "localhost:50051"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors go to standard error in one line."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except (VaeportError, OSError) as error:
+        print(f"vaeport: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print the models, one a line."""
+    with _source(options) as source:
+        for model in source.info().models:
+            channels, height, width = model.image_shape
+            print(
+                f"{model.name} version {model.version}: images {channels}x{height}x{width}, "
+                f"{model.latent_dim} latent dimensions, {model.likelihood}, {' '.join(model.providers)}, {model.digest}"
+            )
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Draw images, write them as one picture, and print its path."""
+    from vaeport.pictures import save_grid
+
+    with _source(options) as source:
+        images = source.sample(options.n, seed=options.seed, temperature=options.temperature)
+    save_grid(images, options.output)
+    print(options.output)
+
+
+def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Client | Model]":
+    if options.package is not None:
+        from vaeport.model import load
+
+        return contextlib.nullcontext(load(options.package))
+    from vaeport.client import Client
+
+    return Client(options.server, model=options.model, timeout=options.timeout)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vaeport", description="Samples and facts of a variational autoencoder.")
+    parser.add_argument("--version", action="version", version=f"vaeport {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    source = argparse.ArgumentParser(add_help=False)
+    where = source.add_mutually_exclusive_group()
+    where.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="ask a server (%(default)s)")
+    where.add_argument("--package", type=Path, metavar="PATH", help="compute here, with this package and no server")
+    source.add_argument("--model", default="", help="name of the model on a server with several")
+    source.add_argument("--timeout", type=float, default=30.0, help="seconds for each request (%(default)s)")
+
+    command = commands.add_parser("info", parents=[source], help="what there is to ask", description=info.__doc__)
+    command.set_defaults(command=info)
+
+    command = commands.add_parser("sample", parents=[source], help="draw images", description=sample.__doc__)
+    command.add_argument("-n", type=int, default=64, help="how many (%(default)s)")
+    command.add_argument("--seed", type=int, help="same seed, same images; drawn if absent")
+    command.add_argument("--temperature", type=float, default=1.0, help="spread of the latents (%(default)s)")
+    command.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="picture file (%(default)s)")
+    command.set_defaults(command=sample)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

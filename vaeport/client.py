@@ -1,0 +1,239 @@
+"""The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vaeport.arrays import as_images, as_latents, check_rows, check_temperature
+from vaeport.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+    VaeportError,
+)
+from vaeport.prior import SEED_LIMIT, check_seed
+from vaeport.results import Encoding, ModelInfo, ServerInfo
+from vaeport.v1 import vae_pb2, vae_pb2_grpc
+from vaeport.wire import from_tensor, to_tensor
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+ERROR_OF: dict[grpc.StatusCode, type[VaeportError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+
+Response = TypeVar("Response")
+
+
+class Client:
+    """A connection to a vaeport server. Safe to use from several threads; close it, or use it in a `with` block.
+
+    Args:
+        address: "host:port".
+        model: the name of the model; "" is the server's default, or its only one.
+        version: a decimal string; "" is the newest, or the one that is pinned.
+        timeout: seconds until a request raises DeadlineExceededError. A call with a large array makes several requests.
+
+    Every method that asks the server raises a ServerError when it does not succeed there.
+    """
+
+    def __init__(
+        self, address: str, *, model: str = "", version: str = "", timeout: float = DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        self.address = address
+        self._model = model
+        self._version = version
+        self._timeout = timeout
+        # Responses are as large as the rows that were asked for: the server's limit on rows is the limit.
+        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        self._stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+        self._cached: tuple[ModelInfo, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; running calls end with UnavailableError."""
+        self._channel.close()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self._model_info().image_shape
+
+    @property
+    def latent_dim(self) -> int:
+        """The number of latent dimensions."""
+        return self._model_info().latent_dim
+
+    def info(self) -> ServerInfo:
+        """Everything the server offers; with a model named, that one alone.
+
+        Raises:
+            NotFoundError: no such model or version.
+        """
+        request = vae_pb2.InfoRequest(model=self._model, version=self._version if self._model else "")
+        response = self._call(self._stub.Info, request)
+        models = tuple(
+            ModelInfo(
+                name=model.name,
+                version=model.version,
+                image_shape=(model.image_shape[0], model.image_shape[1], model.image_shape[2]),
+                latent_dim=model.latent_dim,
+                likelihood=model.likelihood,
+                digest=model.digest,
+                providers=tuple(model.providers),
+            )
+            for model in response.models
+        )
+        return ServerInfo(models, response.limits.max_request_rows, response.server_version)
+
+    def encode(self, images: ArrayLike) -> Encoding:
+        """The posterior of each image.
+
+        Args:
+            images: [N, H, W], [N, C, H, W] or one image; uint8 (value / 255) or float in [0, 1].
+
+        Raises:
+            InvalidInputError: another shape or dtype, or values outside the range.
+        """
+        checked = as_images(images, self.image_shape)
+        responses = [
+            self._call(self._stub.Encode, vae_pb2.EncodeRequest(**self._target(), images=to_tensor(checked[piece])))
+            for piece in self._pieces(len(checked))
+        ]
+        mean = [_floats("mean", response.mean) for response in responses]
+        log_var = [_floats("log_var", response.log_var) for response in responses]
+        return Encoding(_join(mean), _join(log_var), responses[-1].version)
+
+    def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
+        """The image of each latent: float32 [N, C, H, W] in [0, 1].
+
+        Args:
+            latents: float [N, latent_dim] or one latent.
+
+        Raises:
+            InvalidInputError: another shape or dtype, or a value that is not finite.
+        """
+        checked = as_latents(latents, self.latent_dim)
+        return self._images(
+            self._call(self._stub.Decode, vae_pb2.DecodeRequest(**self._target(), latents=to_tensor(checked[piece])))
+            for piece in self._pieces(len(checked))
+        )
+
+    def sample(
+        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+    ) -> NDArray[np.float32]:
+        """Images from the prior: float32 [count, C, H, W] in [0, 1].
+
+        Args:
+            count: at least 1.
+            seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
+            temperature: standard deviation of the prior that is drawn from.
+            first_row: the row of the first image.
+
+        Raises:
+            InvalidInputError: a number outside its range.
+        """
+        check_rows("count", count)
+        check_temperature(temperature)
+        seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
+        check_seed(seed)
+        if not 0 <= first_row <= SEED_LIMIT - count:
+            raise InvalidInputError.of("first_row", expected=f"0 <= first_row <= 2^64 - {count}", got=first_row)
+        return self._images(
+            self._call(
+                self._stub.Sample,
+                vae_pb2.SampleRequest(
+                    **self._target(),
+                    count=piece.stop - piece.start,
+                    seed=seed,
+                    first_row=first_row + piece.start,
+                    temperature=temperature,
+                ),
+            )
+            for piece in self._pieces(count)
+        )
+
+    def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
+        """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1]. Takes and raises what `encode` does."""
+        checked = as_images(images, self.image_shape)
+        return self._images(
+            self._call(
+                self._stub.Reconstruct, vae_pb2.ReconstructRequest(**self._target(), images=to_tensor(checked[piece]))
+            )
+            for piece in self._pieces(len(checked))
+        )
+
+    def _model_info(self) -> ModelInfo:
+        return self._described()[0]
+
+    def _described(self) -> tuple[ModelInfo, int]:
+        """The model that requests go to, and the rows that one of them may have; asked for once."""
+        if self._cached is None:
+            info = self.info()
+            if len(info.models) != 1:
+                names = ", ".join(model.name for model in info.models)
+                raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
+            self._cached = info.models[0], info.max_request_rows
+        return self._cached
+
+    def _pieces(self, rows: int) -> Iterator[slice]:
+        limit = self._described()[1]
+        for start in range(0, rows, limit):
+            yield slice(start, min(start + limit, rows))
+
+    def _target(self) -> dict[str, Any]:
+        return {"model": self._model, "version": self._version}
+
+    def _images(self, responses: Iterator[Any]) -> NDArray[np.float32]:
+        return _join([_floats("images", response.images) for response in responses])
+
+    def _call(self, method: Callable[..., Response], request: object) -> Response:
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise error_of(error, self.address) from error
+
+
+def error_of(error: grpc.RpcError, address: str) -> VaeportError:
+    """The one translator: what a failed call means to the caller."""
+    call = cast("grpc.Call", error)  # a finished call raises itself
+    code, text = call.code(), call.details() or ""
+    kind = ERROR_OF.get(code, ServerError)
+    if kind is OverloadedError:
+        hints = {key: value for key, value in call.trailing_metadata() or () if key == PUSHBACK_KEY}
+        return OverloadedError(text, int(hints[PUSHBACK_KEY]) / 1000 if hints else None)
+    if kind is ServerError:
+        return ServerError(f"{address}: {code.name}: {text}")
+    if kind in (UnavailableError, DeadlineExceededError):
+        return kind(f"{address}: {text}")
+    return kind(text)
+
+
+def _floats(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.float32]:
+    return from_tensor(field, tensor).astype(np.float32)  # a copy of our own: the message's bytes are read-only
+
+
+def _join(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,65 @@
+"""Every error that vaeport raises on purpose.
+
+    VaeportError
+    ├── InvalidInputError        what the caller passed: dtype, shape, range, count (also a ValueError)
+    ├── NotFoundError            no such model or version (also a LookupError)
+    ├── DeviceError              the device asked for cannot compute here; says what is missing
+    ├── PackageError             a package breaks a rule of its format; one subclass per rule, in vaeport.package
+    └── ServerError              the call reached for a server and did not succeed there
+        ├── OverloadedError          its queue is full; `retry_after` says when to come back
+        ├── DeadlineExceededError    no answer in time (also a TimeoutError)
+        ├── UnavailableError         not there, starting or draining (also a ConnectionError)
+        └── InternalError            a defect of the server; the text holds an id that is in its log
+
+The same classes are raised in the server, in the client and in-process. None of them knows about gRPC: the server's
+edge turns them into statuses (serving.edge.status), the client turns statuses into them (vaeport.client).
+"""
+
+
+class VaeportError(Exception):
+    """Base of all."""
+
+
+class InvalidInputError(VaeportError, ValueError):
+    """The caller passed something that cannot be computed. The text names the field, what was expected, what came."""
+
+    @classmethod
+    def of(cls, field: str, *, expected: str, got: object) -> "InvalidInputError":
+        """The uniform text: `field: expected ..., got ...`."""
+        return cls(f"{field}: expected {expected}, got {got}")
+
+
+class NotFoundError(VaeportError, LookupError):
+    """No such model or version. The text names what there is."""
+
+
+class DeviceError(VaeportError):
+    """The device that was asked for cannot compute on this machine. The text says what is missing."""
+
+
+class PackageError(VaeportError):
+    """A package, or the folder that should be one, breaks a rule of the format."""
+
+
+class ServerError(VaeportError):
+    """A server did not answer with a result, for a reason that has no class of its own."""
+
+
+class OverloadedError(ServerError):
+    """The server's queue is full. `retry_after` is the seconds to wait before the next try, if the server said."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceededError(ServerError, TimeoutError):
+    """No answer within the deadline."""
+
+
+class UnavailableError(ServerError, ConnectionError):
+    """Nobody answers there, or the server is starting or draining."""
+
+
+class InternalError(ServerError):
+    """A defect of the server. The text holds the id under which its log has the details."""

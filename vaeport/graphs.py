@@ -1,0 +1,234 @@
+"""The graphs of a package in ONNX Runtime: their rules, the device, and the sessions that compute.
+
+Used in-process (vaeport.model), by the server's engine and by the export's proof, so that all three run the same
+sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neither.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaeport.errors import DeviceError
+from vaeport.manifest import GraphSpec, TensorSpec
+from vaeport.package import GraphRuleError, Package
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import onnx
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+# What ONNX Runtime 1.31 loads (docs/package-format.md).
+OPSET_RANGE = (18, 26)
+MAX_IR_VERSION = 13
+
+# An encoder or decoder computes the same from the same input. Sampling is the caller's, with a seed (vaeport.prior).
+RANDOM_OPERATORS = frozenset(
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where graphs compute.
+
+    Attributes:
+        provider: the ONNX Runtime execution provider.
+        reason: why this one, for the log.
+    """
+
+    provider: str
+    reason: str
+
+
+class Graph:
+    """One graph of a package, ready to compute. Safe to call from several threads at once."""
+
+    def __init__(self, session: Any, spec: GraphSpec) -> None:
+        self._session = session
+        self._input = spec.inputs[0].name
+        self.outputs = tuple(output.name for output in spec.outputs)
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """Compute all outputs, in the order of the manifest, for float32 rows [rows, ...]. Releases the GIL."""
+        return tuple(self._session.run(self.outputs, {self._input: rows}))
+
+
+def choose_device(requested: DeviceName) -> Device:
+    """The device that can compute: what was asked for, never silently another.
+
+    Args:
+        requested: "cpu", "cuda", or "auto", which takes CUDA where a driver with a GPU and its libraries are there.
+
+    Raises:
+        DeviceError: ONNX Runtime is not installed, or "cuda" cannot compute here; the text says what is missing.
+    """
+    onnxruntime = _import_onnxruntime()
+    if requested == "cpu":
+        return Device(CPU_PROVIDER, "asked for")
+    missing = _missing_for_cuda(onnxruntime)
+    if missing is None:
+        return Device(CUDA_PROVIDER, "asked for" if requested == "cuda" else "a GPU is there")
+    if requested == "cuda":
+        raise DeviceError(f"device cuda cannot compute here: {missing}")
+    return Device(CPU_PROVIDER, f"no CUDA: {missing}")
+
+
+def load_graphs(package: Package, device: Device, threads: int) -> dict[str, Graph]:
+    """Sessions for the graphs of a package, by role, after the graph rules have been checked.
+
+    Args:
+        package: an opened package.
+        device: from `choose_device`.
+        threads: for one graph on the CPU; a CUDA session needs one.
+
+    Raises:
+        GraphRuleError: a graph breaks a rule.
+        DeviceError: the session would compute elsewhere than on `device`.
+    """
+    return {role: load_graph(package.path, spec, device, threads) for role, spec in package.manifest.graphs.items()}
+
+
+def load_graph(folder: Path, spec: GraphSpec, device: Device, threads: int) -> Graph:
+    """A session for one graph; see `load_graphs`."""
+    import onnx
+
+    path = folder / spec.path
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf and onnx raise several unrelated types
+        raise GraphRuleError(f"{path}: not an ONNX graph: {error}") from error
+    check_graph(path, proto, spec)
+    return Graph(_session(path, device, threads), spec)
+
+
+def check_graph(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
+    """The rules of a graph, cheapest first: versions, external data, randomness, names, dtypes and shapes.
+
+    Raises:
+        GraphRuleError: naming the file, the rule, what was expected and what came.
+    """
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OPSET_RANGE[0] <= opset <= OPSET_RANGE[1] or opset != spec.opset:
+        raise GraphRuleError(f"{path}: opset: expected {spec.opset}, within {OPSET_RANGE}, got {opset}")
+    if proto.ir_version > MAX_IR_VERSION or proto.ir_version != spec.ir_version:
+        raise GraphRuleError(
+            f"{path}: IR version: expected {spec.ir_version}, at most {MAX_IR_VERSION}, got {proto.ir_version}"
+        )
+    if any(initializer.data_location for initializer in proto.graph.initializer):
+        raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
+    if random := sorted({node.op_type for node in proto.graph.node} & RANDOM_OPERATORS):
+        raise GraphRuleError(f"{path}: random operators are not allowed, got {', '.join(random)}")
+    for kind, found, expected in (
+        ("inputs", tensor_specs(proto.graph.input), spec.inputs),
+        ("outputs", tensor_specs(proto.graph.output), spec.outputs),
+    ):
+        if found != expected:
+            raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {_show(found)}")
+
+
+def tensor_specs(values: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of an ONNX graph as the manifest states them."""
+    import onnx
+
+    specs = []
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+        dtype: Any = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "none"
+        specs.append(TensorSpec(value.name, dtype, shape))
+    return tuple(specs)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and the CPU quota of its cgroup (version 2), rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no cgroup, or "max": no quota
+        return cores
+
+
+def _session(path: Path, device: Device, threads: int) -> Any:
+    onnxruntime = _import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1 if device.provider == CUDA_PROVIDER else threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server must not burn a core
+    provider: str | tuple[str, dict[str, str]] = device.provider
+    if device.provider == CUDA_PROVIDER:
+        # Otherwise a node without a CUDA kernel, or a library that does not load, moves to the CPU without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        provider = (CUDA_PROVIDER, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise DeviceError(f"{path}: {device.provider} cannot run this graph: {error}") from error
+    session.disable_fallback()
+    if session.get_providers()[0] != device.provider:
+        raise DeviceError(f"{path}: expected {device.provider}, ONNX Runtime chose {session.get_providers()}")
+    return session
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError("ONNX Runtime is missing: pip install 'vaeport[cpu]' or 'vaeport[cuda]'") from error
+    onnxruntime.set_default_logger_severity(3)  # its warnings repeat what our errors say
+    return onnxruntime
+
+
+def _missing_for_cuda(onnxruntime: Any) -> str | None:
+    """What keeps CUDA from computing here, or None."""
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime is built without it (pip install 'vaeport[cuda]')"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "the NVIDIA driver is missing (libcuda.so.1)"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU"
+    onnxruntime.preload_dlls()
+    return _probe_cuda(onnxruntime)
+
+
+def _probe_cuda(onnxruntime: Any) -> str | None:
+    """Run one node on CUDA; what went wrong, or None."""
+    import onnx
+
+    tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
+    opset = onnx.helper.make_opsetid("", OPSET_RANGE[0])
+    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=[CUDA_PROVIDER], enable_fallback=0
+        )
+        session.run(None, {"x": np.ones(1, np.float32)})
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        # Only now, after the failure: loaded before ONNX Runtime has set it up, the library would not work.
+        library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as reason:
+            return f"a library of the CUDA provider does not load: {reason}"
+        return f"the CUDA provider does not compute: {error}"
+    return None
+
+
+def _show(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) or "none"

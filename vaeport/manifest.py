@@ -1,0 +1,185 @@
+"""The manifest of a package: frozen value objects and their JSON, which determine each other.
+
+`docs/package-format.md` is the normative page. `Manifest.to_json` gives the same bytes for the same value, and
+`Manifest.from_json(manifest.to_json()) == manifest`.
+"""
+
+import json
+import types
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+FORMAT = "vaeport/1"
+MANIFEST_NAME = "manifest.json"
+
+
+class ManifestFieldError(ValueError):
+    """A field is missing, unknown, or not of its type. `vaeport.package` turns it into a PackageError."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What the two graphs compute.
+
+    Attributes:
+        family: the network's name in training, for example "mlp".
+        image_shape: (channels, height, width).
+        latent_dim: the number of latent dimensions.
+        likelihood: p(x|z); "bernoulli" is one probability per pixel.
+    """
+
+    family: str
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    likelihood: Literal["bernoulli"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What training did to an image before the network saw it, for every client to do the same.
+
+    Attributes:
+        size: (height, width) in pixels.
+        channels: 1 (grey) or 3 (red, green, blue).
+        crop: how another size became `size`; "none" means that all images had it.
+        scale: a stored pixel value is divided by it, which brings it into [0, 1].
+    """
+
+    size: tuple[int, int]
+    channels: int
+    crop: Literal["none"]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a graph. A string in `shape` is a symbolic axis."""
+
+    name: str
+    dtype: Literal["float32"]
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One ONNX graph of the package."""
+
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    ir_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the package: relative POSIX path, size in bytes, sha256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole truth about a package.
+
+    Attributes:
+        format: FORMAT.
+        name: of the model.
+        version: a positive integer.
+        model: what the graphs compute.
+        preprocessing: from an image file to the encoder's input.
+        graphs: "encoder" and "decoder".
+        training: a summary of the run, with its metrics; no time, host or duration.
+        parity: the summary of parity.json.
+        files: every file but the manifest, sorted by path.
+    """
+
+    format: str
+    name: str
+    version: int
+    model: ModelSpec
+    preprocessing: Preprocessing
+    graphs: dict[str, GraphSpec]
+    training: dict[str, Any]
+    parity: dict[str, Any]
+    files: tuple[FileEntry, ...] = field(default=())
+
+    def to_json(self) -> bytes:
+        """Deterministic bytes: sorted keys, two spaces, ASCII, a newline at the end."""
+        return (json.dumps(asdict(self), sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Parse strictly.
+
+        Raises:
+            ManifestFieldError: not JSON, or a field that is missing, unknown or of another type; the text names it.
+        """
+        try:
+            value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise ManifestFieldError(f"not JSON: {error}") from error
+        manifest: Manifest = _decode(cls, value, "manifest")
+        return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("the same key twice in one object")
+    return value
+
+
+def _decode(expected: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `expected`; a ManifestFieldError names `where` it does not fit."""
+    if is_dataclass(expected):
+        return _decode_dataclass(expected, value, where)
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin is Literal:
+        if value not in arguments:
+            raise ManifestFieldError(f"{where}: expected one of {list(arguments)}, got {value!r}")
+        return value
+    if origin is tuple:
+        return _decode_tuple(arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ManifestFieldError(f"{where}: expected an object, got {value!r}")
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin in (Union, types.UnionType):
+        if type(value) not in arguments:
+            raise ManifestFieldError(f"{where}: expected one of {[a.__name__ for a in arguments]}, got {value!r}")
+        return value
+    if expected is Any:
+        return value
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:  # exact: True is no int
+        raise ManifestFieldError(f"{where}: expected {expected.__name__}, got {value!r}")
+    return value
+
+
+def _decode_dataclass(expected: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ManifestFieldError(f"{where}: expected an object, got {value!r}")
+    hints = get_type_hints(expected)
+    required = {f.name for f in fields(expected) if f.default is MISSING and f.default_factory is MISSING}
+    if missing := sorted(required - value.keys()):
+        raise ManifestFieldError(f"{where}: missing {', '.join(missing)}")
+    if unknown := sorted(value.keys() - hints.keys()):
+        raise ManifestFieldError(f"{where}: unknown {', '.join(unknown)}")
+    return expected(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ManifestFieldError(f"{where}: expected an array, got {value!r}")
+    kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+    if len(value) != len(kinds):
+        raise ManifestFieldError(f"{where}: expected {len(kinds)} items, got {len(value)}")
+    return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))

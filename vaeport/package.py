@@ -1,0 +1,235 @@
+"""Reading a package folder: every rule of the format, cheapest first, one error class per rule.
+
+    PackageError
+    ├── NotAPackageError         the path is no folder, or holds no manifest
+    ├── ManifestTooLargeError    manifest.json is over MANIFEST_MAX_BYTES
+    ├── UnknownFormatError       `format` is missing, or one that this version does not read
+    ├── ManifestInvalidError     not JSON, or a field missing, unknown, of the wrong type or out of its range
+    ├── UnsafePathError          a listed path is absolute, has `..`, or is not a normal relative POSIX path
+    ├── SymlinkError             something in the folder is a symbolic link, or neither a file nor a folder
+    ├── UnlistedFileError        a file that the manifest does not list
+    ├── MissingFileError         a listed file that is not there
+    ├── SizeMismatchError        a file is not as long as listed
+    ├── DigestMismatchError      a file's sha256 is not the listed one
+    └── GraphRuleError           a graph breaks a rule; raised by vaeport.graphs, which needs onnx
+
+The digest and manifest rules need nothing but the standard library. A reader never follows a path out of the folder.
+"""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vaeport.errors import PackageError
+from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest, ManifestFieldError
+
+MANIFEST_MAX_BYTES = 1 << 20
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+GRAPH_ROLES = ("decoder", "encoder")
+
+
+class NotAPackageError(PackageError):
+    """The path is no folder, or holds no manifest."""
+
+
+class ManifestTooLargeError(PackageError):
+    """manifest.json is over MANIFEST_MAX_BYTES."""
+
+
+class UnknownFormatError(PackageError):
+    """`format` is missing, or one that this version does not read."""
+
+
+class ManifestInvalidError(PackageError):
+    """Not JSON, or a field missing, unknown, of the wrong type or out of its range."""
+
+
+class UnsafePathError(PackageError):
+    """A listed path is absolute, has `..`, or is not a normal relative POSIX path."""
+
+
+class SymlinkError(PackageError):
+    """Something in the folder is a symbolic link, or neither a file nor a folder."""
+
+
+class UnlistedFileError(PackageError):
+    """A file that the manifest does not list."""
+
+
+class MissingFileError(PackageError):
+    """A listed file that is not there."""
+
+
+class SizeMismatchError(PackageError):
+    """A file is not as long as listed."""
+
+
+class DigestMismatchError(PackageError):
+    """A file's sha256 is not the listed one."""
+
+
+class GraphRuleError(PackageError):
+    """A graph breaks a rule of the format, or is not what the manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package whose manifest and files have been checked.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        digest: "sha256:..." of manifest.json, and through it of every file.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+
+def open_package(path: str | os.PathLike[str]) -> Package:
+    """Check the package in folder `path` by every rule but those of the graphs.
+
+    Raises:
+        PackageError: the subclass of the first rule that is broken.
+    """
+    folder = Path(path)
+    data = _read_manifest(folder)
+    manifest = _parse_manifest(folder, data)
+    _check_paths(folder, manifest)
+    _check_listing(folder, manifest)
+    for entry in manifest.files:
+        _check_size(folder, entry)
+    for entry in manifest.files:
+        _check_digest(folder, entry)
+    return Package(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def versions(folder: str | os.PathLike[str]) -> list[int]:
+    """The versions in `models/<name>/`, ascending. Names that are no positive integers are no versions."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(int(e.name) for e in entries if re.fullmatch(r"[1-9][0-9]{0,8}", e.name) and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def newest(folder: str | os.PathLike[str]) -> Path:
+    """The folder of the newest version in `models/<name>/`.
+
+    Raises:
+        NotAPackageError: there is none.
+    """
+    if not (found := versions(folder)):
+        raise NotAPackageError(f"{os.fspath(folder)}: no package here: neither {MANIFEST_NAME} nor a numbered version")
+    return Path(folder) / str(found[-1])
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> bytes:
+    manifest = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise NotAPackageError(f"{folder}: no such folder")
+    if manifest.is_symlink():
+        raise SymlinkError(f"{manifest}: a symbolic link")
+    if not manifest.is_file():
+        raise NotAPackageError(f"{folder}: no package: {MANIFEST_NAME} is missing")
+    with manifest.open("rb") as file:
+        data = file.read(MANIFEST_MAX_BYTES + 1)  # bounded, whatever the size is said to be
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise ManifestTooLargeError(f"{manifest}: over {MANIFEST_MAX_BYTES} bytes")
+    return data
+
+
+def _parse_manifest(folder: Path, data: bytes) -> Manifest:
+    _check_format(folder, data)
+    try:
+        manifest = Manifest.from_json(data)
+        _check_values(manifest)
+    except ManifestFieldError as error:
+        raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: {error}") from error
+    return manifest
+
+
+def _check_format(folder: Path, data: bytes) -> None:
+    """Before the rest, so that a package of another format is told apart from a broken one."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: not JSON: {error}") from error
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {found!r}")
+
+
+def _check_values(manifest: Manifest) -> None:
+    model = manifest.model
+    if not NAME_PATTERN.fullmatch(manifest.name):
+        raise ManifestFieldError(f"manifest.name: expected {NAME_PATTERN.pattern}, got {manifest.name!r}")
+    if manifest.version < 1:
+        raise ManifestFieldError(f"manifest.version: expected a positive integer, got {manifest.version}")
+    if min(*model.image_shape, model.latent_dim) < 1:
+        raise ManifestFieldError(f"manifest.model: sizes must be positive, got {model.image_shape}, {model.latent_dim}")
+    if not manifest.preprocessing.scale > 0:
+        raise ManifestFieldError(f"manifest.preprocessing.scale: must be positive, got {manifest.preprocessing.scale}")
+    if tuple(sorted(manifest.graphs)) != GRAPH_ROLES:
+        raise ManifestFieldError(f"manifest.graphs: expected {list(GRAPH_ROLES)}, got {sorted(manifest.graphs)}")
+    listed = [entry.path for entry in manifest.files]
+    if listed != sorted(set(listed)):
+        raise ManifestFieldError("manifest.files: paths must be sorted and unique")
+    for role, graph in manifest.graphs.items():
+        if graph.path not in listed:
+            raise ManifestFieldError(f"manifest.graphs.{role}.path: {graph.path!r} is not in manifest.files")
+
+
+def _check_paths(folder: Path, manifest: Manifest) -> None:
+    for entry in manifest.files:
+        path = PurePosixPath(entry.path)
+        normal = str(path) == entry.path and not path.is_absolute() and ".." not in path.parts and entry.path != "."
+        if not normal or "\\" in entry.path or "\0" in entry.path or entry.path == MANIFEST_NAME:
+            raise UnsafePathError(f"{folder / MANIFEST_NAME}: {entry.path!r} is no path inside the package")
+
+
+def _check_listing(folder: Path, manifest: Manifest) -> None:
+    present = _files_in(folder)
+    listed = {entry.path for entry in manifest.files}
+    if unlisted := sorted(present - listed - {MANIFEST_NAME}):
+        raise UnlistedFileError(f"{folder}: not in the manifest: {', '.join(unlisted)}")
+    if missing := sorted(listed - present):
+        raise MissingFileError(f"{folder}: in the manifest, but not here: {', '.join(missing)}")
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Relative POSIX paths of all files below `folder`; links and devices are refused, never followed."""
+    found: set[str] = set()
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found.add(Path(entry.path).relative_to(folder).as_posix())
+                else:
+                    raise SymlinkError(f"{entry.path}: neither a file nor a folder")
+    return found
+
+
+def _check_size(folder: Path, entry: FileEntry) -> None:
+    size = (folder / entry.path).stat().st_size
+    if size != entry.size:
+        raise SizeMismatchError(f"{folder / entry.path}: expected {entry.size} bytes, got {size}")
+
+
+def _check_digest(folder: Path, entry: FileEntry) -> None:
+    digest = sha256_of(folder / entry.path)
+    if digest != entry.sha256:
+        raise DigestMismatchError(f"{folder / entry.path}: expected sha256 {entry.sha256}, got {digest}")

@@ -1,0 +1,59 @@
+"""What the methods of `Model` and `Client` return, the same from both."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The posteriors q(z|x) of a batch of images, diagonal Gaussians.
+
+    Attributes:
+        mean: float32 [rows, latent_dim]. The embedding of each image.
+        log_var: float32 [rows, latent_dim], the logarithm of the variance.
+        version: the version of the package that answered.
+    """
+
+    mean: NDArray[np.float32]
+    log_var: NDArray[np.float32]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model that can be asked.
+
+    Attributes:
+        name: its name.
+        version: a positive integer as a decimal string.
+        image_shape: (channels, height, width).
+        latent_dim: the number of latent dimensions.
+        likelihood: "bernoulli".
+        digest: "sha256:..." of the package's manifest, which holds the digests of all its files.
+        providers: the ONNX Runtime execution providers that compute.
+    """
+
+    name: str
+    version: str
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    likelihood: str
+    digest: str
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server, or this process, offers.
+
+    Attributes:
+        models: by name, then by version.
+        max_request_rows: rows in one request, at most; longer arrays are sent in pieces.
+        server_version: the version of the software that computes.
+    """
+
+    models: tuple[ModelInfo, ...]
+    max_request_rows: int
+    server_version: str

@@ -1,0 +1,53 @@
+"""numpy arrays to wire tensors and back: a tested pair of pure functions, for the client and for the server's edge."""
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaeport.errors import InvalidInputError
+from vaeport.v1 import vae_pb2
+
+# Little-endian by name, so that the bytes are right on any machine.
+NUMPY_DTYPE: "dict[vae_pb2.DType.ValueType, np.dtype[np.generic]]" = {
+    vae_pb2.DTYPE_FLOAT32: np.dtype("<f4"),
+    vae_pb2.DTYPE_FLOAT16: np.dtype("<f2"),
+    vae_pb2.DTYPE_UINT8: np.dtype("u1"),
+}
+WIRE_DTYPE = {dtype: number for number, dtype in NUMPY_DTYPE.items()}
+MAX_AXES = 8  # far above the four of an image batch; bounds the work on a hostile shape
+
+
+def to_tensor(array: NDArray[np.generic]) -> vae_pb2.Tensor:
+    """An array of one of the wire's dtypes as a Tensor, row-major."""
+    return vae_pb2.Tensor(dtype=WIRE_DTYPE[array.dtype], shape=array.shape, data=array.tobytes())
+
+
+def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
+    """The array that a Tensor holds, without a copy: a read-only view of its bytes.
+
+    Args:
+        field: the name of the tensor in its message, for the error.
+        tensor: what came.
+
+    Raises:
+        InvalidInputError: unknown dtype, too many axes, a negative axis, or a length that is not shape times dtype.
+    """
+    dtype = NUMPY_DTYPE.get(tensor.dtype)
+    if dtype is None:
+        names = [vae_pb2.DType.Name(number) for number in NUMPY_DTYPE]
+        raise InvalidInputError.of(f"{field}.dtype", expected=" or ".join(names), got=_dtype_name(tensor.dtype))
+    shape = tuple(tensor.shape)
+    if len(shape) > MAX_AXES:
+        raise InvalidInputError.of(f"{field}.shape", expected=f"at most {MAX_AXES} axes", got=f"{len(shape)} axes")
+    if any(axis < 0 for axis in shape):
+        raise InvalidInputError.of(f"{field}.shape", expected="no negative axis", got=list(shape))
+    size = prod(shape) * dtype.itemsize  # Python integers: no overflow
+    if len(tensor.data) != size:
+        expected = f"{size} bytes for shape {list(shape)} of {dtype.name}"
+        raise InvalidInputError.of(f"{field}.data", expected=expected, got=f"{len(tensor.data)} bytes")
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+
+
+def _dtype_name(number: "vae_pb2.DType.ValueType") -> str:
+    return vae_pb2.DType.Name(number) if number in vae_pb2.DType.values() else str(number)  # enums are open in proto3
