@@ -1,0 +1,56 @@
+"""`python -m training`: the command that trains."""
+
+import os
+import sys
+from pathlib import Path
+
+import tyro
+
+from training.config import Config
+from training.errors import TrainingError
+
+DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
+
+
+def main() -> int:
+    """Parse the settings, train, and return the exit status."""
+    config = tyro.cli(Config, prog="python -m training")
+    try:
+        config.check()
+        train_and_report(config, Path(os.environ.get(DATA_ROOT_VARIABLE, "data")))
+    except TrainingError as error:
+        print(f"training: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("training: stopped; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train_and_report(config: Config, data_root: Path) -> None:
+    """Load the data, train, draw the pictures and write the report.
+
+    Raises:
+        TrainingError: what the user can mend.
+    """
+    from training import data, plots, report  # torch, matplotlib: not for --help
+    from training.loop import train
+    from training.run import check_resumable, create_run, open_run
+
+    dataset = data.load(config.data, data_root, config.seed)
+    run = open_run(config.run) if config.resume else create_run(config, dataset)
+    check_resumable(run, config, dataset)
+    channels, height, width = dataset.image_shape
+    print(
+        f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
+        f"{channels}x{height}x{width}"
+    )
+    rows = train(config, dataset, run)
+    model, _ = run.load_model()
+    pictures = plots.plot_run(run, model, dataset, rows)
+    report.write_report(run, config, pictures)
+    print(f"wrote {run.path}: checkpoint.safetensors (epoch {run.description['best']['epoch']}), report.md, plots")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Pictures of a run that a person would look at."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from training.data import Dataset, Images
+from training.loop import batches
+from training.model import VAE
+from training.run import Metrics, Run
+
+COLUMNS = 10
+SCATTER_IMAGES = 5000
+GRID_SIDE = 20
+LEGEND_CLASSES = 20
+PLOT_SEED = 0
+DPI = 120
+MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
+
+Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
+
+
+def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> list[Path]:
+    """Write all pictures of a run to its plots/ folder; returns their paths."""
+    folder = run.path / "plots"
+    folder.mkdir(exist_ok=True)
+    model = model.cpu().eval()
+    figures = {
+        "reconstructions": reconstructions(model, dataset),
+        "samples": samples(model, dataset.image_shape),
+        "latents": latent_scatter(model, dataset),
+        "losses": losses(rows),
+    }
+    if model.latent_dim == 2:
+        figures["latent_grid"] = latent_grid(model, dataset.image_shape)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    return paths
+
+
+def reconstructions(model: VAE, dataset: Dataset) -> Figure:
+    """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
+    count = min(3 * COLUMNS, len(dataset.test))
+    originals = _first(dataset.test, count, dataset.scale)
+    with torch.inference_mode():
+        restored = _decode(model, model.encode(torch.from_numpy(originals))[0], dataset.image_shape)
+    rows = []
+    for start in range(0, count, COLUMNS):
+        rows += [originals[start : start + COLUMNS], restored[start : start + COLUMNS]]
+    return _tiles(rows, "Held-out images, each above its reconstruction")
+
+
+@torch.inference_mode()
+def samples(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
+    """Images decoded from latents of the prior."""
+    noise = torch.Generator().manual_seed(PLOT_SEED)
+    latents = torch.randn(COLUMNS * COLUMNS, model.latent_dim, generator=noise)
+    images = _decode(model, latents, image_shape)
+    return _tiles(list(images.reshape(COLUMNS, COLUMNS, *image_shape)), "Samples from the prior")
+
+
+@torch.inference_mode()
+def latent_grid(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
+    """The decoded plane of a 2-D latent: equal steps of the prior's probability, so that every tile is as likely."""
+    probability = (torch.arange(GRID_SIDE) + 0.5) / GRID_SIDE
+    axis = torch.special.ndtri(probability)
+    second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")  # the second latent grows upwards
+    images = _decode(model, torch.stack((first.flatten(), second.flatten()), 1), image_shape)
+    rows = list(images.reshape(GRID_SIDE, GRID_SIDE, *image_shape))
+    return _tiles(rows, "Decoded latent plane (right: first latent, up: second; steps of equal probability)")
+
+
+@torch.inference_mode()
+def latent_scatter(model: VAE, dataset: Dataset) -> Figure:
+    """Posterior means of held-out images, coloured by label; the first two principal components if there are more."""
+    images = Images(dataset.test.pixels[:SCATTER_IMAGES], None)
+    means = torch.cat([model.encode(x)[0] for x in batches(images, dataset.scale, torch.device("cpu"))])
+    names = ("first latent", "second latent")
+    if model.latent_dim > 2:
+        centred = means - means.mean(0)
+        means = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+        names = ("first principal component", "second principal component")
+    elif model.latent_dim == 1:
+        means = torch.cat((means, torch.zeros_like(means)), 1)
+    figure = Figure(figsize=(7, 6))
+    axes = figure.subplots()
+    _scatter(axes, means.numpy(), dataset.test.labels)
+    axes.set(title="Posterior means of held-out images", xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+def losses(rows: list[Metrics]) -> Figure:
+    """Loss curves: the negative ELBO of both parts, and its two terms."""
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(11, 4))
+    left, middle, right = figure.subplots(1, 3)
+    panels = (
+        (left, "Negative ELBO", ("train_loss", "test_loss")),
+        (middle, "Reconstruction", ("reconstruction", "test_reconstruction")),
+        (right, "KL divergence", ("kl", "test_kl")),
+    )
+    for axes, title, (train, test) in panels:
+        axes.plot(epochs, [row[train] for row in rows], label="train", marker="." if len(rows) < 30 else "")
+        axes.plot(epochs, [row[test] for row in rows], label="test", marker="." if len(rows) < 30 else "")
+        axes.set(title=title, xlabel="epoch", ylabel="nats per image")
+        axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def _scatter(axes: Axes, points: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
+    """Points [N, 2], a colour per label."""
+    if labels is None:
+        axes.scatter(points[:, 0], points[:, 1], s=6)
+        return
+    labels = labels[: len(points)]
+    classes = np.unique(labels)
+    colours = mpl.colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
+    for number, label in enumerate(classes):
+        chosen = points[labels == label]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colours(number), label=str(label))
+    if len(classes) <= LEGEND_CLASSES:
+        axes.legend(title="label", markerscale=2)
+
+
+def _first(images: Images, count: int, scale: float) -> Pictures:
+    return np.divide(images.pixels[:count], np.float32(scale), dtype=np.float32)
+
+
+def _decode(model: VAE, latents: torch.Tensor, image_shape: tuple[int, int, int]) -> Pictures:
+    return model.decode(latents).reshape(-1, *image_shape).numpy()
+
+
+def _tiles(rows: list[Pictures], title: str) -> Figure:
+    """Rows of images side by side, with a gap, as one picture."""
+    channels, height, width = rows[0].shape[1:]
+    scale = max(1, -(-MIN_TILE_PIXELS // max(height, width)))
+    gap = max(1, 4 // scale)
+    columns = max(len(row) for row in rows)
+    canvas = np.ones((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, channels), np.float32)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            top, left = r * (height + gap), c * (width + gap)
+            canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    figure = Figure(figsize=(canvas.shape[1] * scale / DPI + 0.5, canvas.shape[0] * scale / DPI + 0.7))
+    axes = figure.subplots()
+    axes.imshow(canvas.squeeze(2) if channels == 1 else canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return figure

@@ -1,0 +1,236 @@
+"""A run directory: what training leaves behind, and all that export and resume need.
+
+    run.json                  format, config, model, data, versions, git commit, the metrics of the best and last epoch
+    checkpoint.safetensors    the weights of the epoch with the lowest test loss
+    last.safetensors          the weights of the last epoch
+    state.safetensors         everything to go on from the last epoch: weights, optimiser, generators
+    heldout.npz               a few held-out images, for the export's proof
+    metrics.jsonl             a row per epoch
+    plots/*.png, report.md, TensorBoard events
+
+Every file is replaced atomically, and each is good by itself: weights carry their epoch and metrics inside, so that a
+run killed between two files is still read right. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from training.config import Config
+from training.data import Dataset
+from training.errors import RunError
+from training.files import write_atomically
+from training.model import VAE
+
+FORMAT = "vaeport-run/1"
+BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safetensors"
+HELDOUT_IMAGES = 64
+VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory and its run.json."""
+
+    path: Path
+    description: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.description["model"]["image_shape"]
+        return channels, height, width
+
+    def build_model(self) -> VAE:
+        """A model of this run's shape, with fresh weights."""
+        model = self.description["model"]
+        return VAE(int(np.prod(self.image_shape)), model["hidden_dim"], model["latent_dim"])
+
+    def load_model(self, name: str = BEST) -> tuple[VAE, Metrics]:
+        """The model with the weights of file `name`, in eval mode, and the metrics of their epoch.
+
+        Raises:
+            RunError: the file is missing, damaged, of another format, or its tensors are not the model's.
+        """
+        model = self.build_model()
+        tensors, header = read_tensors(self.path / name)
+        check_tensors(self.path / name, tensors, model.state_dict())
+        model.load_state_dict(tensors)
+        return model.eval(), json.loads(header["metrics"])
+
+    def save_weights(self, name: str, model: VAE, metrics: Metrics) -> None:
+        """Write the weights of `model` with the metrics of their epoch, less its duration: same run, same bytes."""
+        lasting = {key: value for key, value in metrics.items() if key != "seconds"}
+        write_tensors(self.path / name, model.state_dict(), {"metrics": json.dumps(lasting, sort_keys=True)})
+
+    def heldout(self) -> NDArray[np.float32]:
+        """The held-out images, [N, C, H, W] in [0, 1].
+
+        Raises:
+            RunError: the file is missing, or not the one that run.json names.
+        """
+        path = self.path / "heldout.npz"
+        if not path.is_file():
+            raise RunError(f"{path} is missing")
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != self.description["heldout"]["sha256"]:
+            raise RunError(f"{path}: expected sha256 {self.description['heldout']['sha256']}, got {digest}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            scale = np.float32(self.description["data"]["scale"])
+            images: NDArray[np.float32] = np.divide(arrays["images"], scale, dtype=np.float32)
+            return images
+
+    def write_metrics(self, rows: list[Metrics]) -> None:
+        """Replace metrics.jsonl."""
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self.path / "metrics.jsonl", lines.encode())
+
+    def read_metrics(self) -> list[Metrics]:
+        """The rows of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def describe(self, **fields: Any) -> None:
+        """Update fields of run.json."""
+        self.description.update(fields)
+        write_atomically(self.path / "run.json", (json.dumps(self.description, indent=2) + "\n").encode())
+
+
+def create_run(config: Config, dataset: Dataset) -> Run:
+    """Make the directory, with run.json and the held-out images.
+
+    Raises:
+        RunError: something is there already.
+    """
+    if config.run.exists() and (not config.run.is_dir() or any(config.run.iterdir())):
+        raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
+    config.run.mkdir(parents=True, exist_ok=True)
+    heldout = io.BytesIO()
+    np.savez(heldout, images=dataset.test.pixels[:HELDOUT_IMAGES])
+    write_atomically(config.run / "heldout.npz", heldout.getvalue())
+    run = Run(config.run, {})
+    run.describe(
+        format=FORMAT,
+        config=_config_to_json(config),
+        model={
+            "family": "mlp",
+            "image_shape": list(dataset.image_shape),
+            "hidden_dim": config.hidden_dim,
+            "latent_dim": config.latent_dim,
+            "likelihood": "bernoulli",
+        },
+        data={
+            "name": dataset.name,
+            "digest": dataset.digest,
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+            "scale": dataset.scale,
+        },
+        heldout={
+            "images": min(HELDOUT_IMAGES, len(dataset.test)),
+            "sha256": hashlib.sha256(heldout.getvalue()).hexdigest(),
+        },
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        git_commit=_git_commit(),
+        best=None,
+        last=None,
+    )
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """Read the run.json of an existing run.
+
+    Raises:
+        RunError: there is none, or it is damaged or of an unknown format.
+    """
+    file = path / "run.json"
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run directory")
+    if not file.is_file():
+        raise RunError(f"{path}: not a run directory: run.json is missing")
+    try:
+        description = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{file}: not JSON: {error}") from error
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise RunError(f"{file}: format: expected {FORMAT!r}, got {found!r}")
+    return Run(path, description)
+
+
+def check_resumable(run: Run, config: Config, dataset: Dataset) -> None:
+    """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but epochs and device."""
+    for name, value in _config_to_json(config).items():
+        was = run.description["config"].get(name)
+        if name not in ("epochs", "device", "run", "data") and value != was:
+            raise RunError(f"{run.path}: --{name.replace('_', '-')}: the run has {was}, got {value}; cannot resume")
+    if dataset.digest != run.description["data"]["digest"]:
+        raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write tensors and text as safetensors, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save_tensors(contiguous, {"format": FORMAT, **header}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the text of a safetensors file.
+
+    Raises:
+        RunError: it is missing, damaged, or of an unknown format.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+        tensors = load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise RunError(f"{path}: damaged: {error}") from error
+    if header.get("format") != FORMAT:
+        raise RunError(f"{path}: format: expected {FORMAT!r}, got {header.get('format')!r}")
+    return tensors, header
+
+
+def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise RunError unless names and shapes agree exactly."""
+    if missing := sorted(expected.keys() - found.keys()):
+        raise RunError(f"{path}: missing tensors: {', '.join(missing)}")
+    if extra := sorted(found.keys() - expected.keys()):
+        raise RunError(f"{path}: unknown tensors: {', '.join(extra)}")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise RunError(f"{path}: {name}: expected shape {list(tensor.shape)}, got {list(found[name].shape)}")
+
+
+def _config_to_json(config: Config) -> dict[str, Any]:
+    fields = {name: value for name, value in asdict(config).items() if name != "resume"}
+    return {**fields, "run": str(config.run)}
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, "-dirty" with local changes; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
