@@ -1,0 +1,46 @@
+"""The package's README.md: what a person sees when they open the folder."""
+
+from vaeport.manifest import Manifest
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown. It holds no time, host or path, so that the same run gives the same card."""
+    model, training = manifest.model, manifest.training
+    shape = "x".join(map(str, model.image_shape))
+    data, metrics, checks = training["data"], training["metrics"], manifest.parity["checks"]
+    return f"""# {manifest.name}, version {manifest.version}
+
+A variational autoencoder ({model.family}, {model.likelihood} likelihood) with {model.latent_dim} latent dimensions
+for images of {shape} (channels x height x width), in the format `{manifest.format}`: `encoder.onnx`, `decoder.onnx`
+and, in `manifest.json`, the size and sha256 of every file.
+
+## Use
+
+```python
+import vaeport
+
+model = vaeport.load("{manifest.name}/{manifest.version}")  # this folder; needs vaeport[cpu] or vaeport[cuda]
+mean = model.encode(images).mean  # uint8 or float in [0, 1], [N, H, W] or [N, C, H, W]
+images = model.sample(16, seed=7)
+```
+
+## Training
+
+| | |
+|---|---|
+| data | {data["name"]}, {data["train"]} images to train on, {data["test"]} to test on |
+| pixels | divided by {manifest.preprocessing.scale:g} |
+| epoch | {metrics["epoch"]:g}, the one with the lowest test loss |
+| negative ELBO, test | {metrics["test_loss"]:.2f} nats per image |
+| reconstruction, test | {metrics["test_reconstruction"]:.2f} nats per image |
+| KL divergence, test | {metrics["test_kl"]:.2f} nats per image |
+
+Grey pixels are the targets of a Bernoulli likelihood, so these numbers compare only with others of that kind.
+
+## Comparison with PyTorch
+
+{checks} checks, all passed, against PyTorch in double precision; the rows are in `parity.json`.
+The closest to its limit:
+
+    {manifest.parity["worst"]}
+"""

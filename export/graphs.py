@@ -1,0 +1,103 @@
+"""The two functions of a VAE as ONNX graphs."""
+
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from training.model import VAE
+from vaeport.graphs import tensor_specs
+from vaeport.manifest import GraphSpec
+
+OPSET = 20
+EXAMPLE_BATCH = 3  # 0 and 1 would be frozen into the graph; an odd prime shows up where it does not belong
+BATCH_AXIS = "batch"
+
+
+class EncoderGraph(nn.Module):
+    """image [batch, C, H, W] in [0, 1] -> mean, log_var, both [batch, latent_dim]."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        mean, log_var = self.encoder(image)
+        return mean, log_var
+
+
+class DecoderGraph(nn.Module):
+    """latent [batch, latent_dim] -> image [batch, C, H, W] in [0, 1], and its logits, of the same shape."""
+
+    def __init__(self, model: VAE, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+        self.image_shape = image_shape
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        logits = self.decoder(latent).reshape(-1, *self.image_shape)
+        # ONNX Runtime's Sigmoid on the CPU overshoots 1 by about 1e-7 (microsoft/onnxruntime#22557).
+        return torch.sigmoid(logits).clamp(0.0, 1.0), logits
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A graph to export: the module, and the names of its input and outputs."""
+
+    name: str
+    module: nn.Module
+    input_name: str
+    input_shape: tuple[int, ...]  # of a row
+    output_names: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Of the ONNX file in the package."""
+        return f"{self.name}.onnx"
+
+
+def roles(model: VAE, image_shape: tuple[int, int, int]) -> tuple[Role, Role]:
+    """Encoder and decoder of a model in eval mode."""
+    encoder = Role("encoder", EncoderGraph(model).eval(), "image", image_shape, ("mean", "log_var"))
+    decoder = Role(
+        "decoder", DecoderGraph(model, image_shape).eval(), "latent", (model.latent_dim,), ("image", "logits")
+    )
+    return encoder, decoder
+
+
+def to_onnx(role: Role) -> onnx.ModelProto:
+    """The role's module as one self-contained ONNX graph with a dynamic batch, free of traces of this machine."""
+    program = torch.onnx.export(
+        role.module,
+        (torch.zeros(EXAMPLE_BATCH, *role.input_shape),),
+        dynamo=True,
+        input_names=[role.input_name],
+        output_names=list(role.output_names),
+        dynamic_shapes=({0: BATCH_AXIS},),
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None  # only with dynamo=False, or a file to write to
+    proto = program.model_proto
+    _strip(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def graph_spec(role: Role, proto: onnx.ModelProto) -> GraphSpec:
+    """The role's entry in the manifest."""
+    opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
+    inputs, outputs = tensor_specs(proto.graph.input), tensor_specs(proto.graph.output)
+    return GraphSpec(role.path, inputs, outputs, opset, proto.ir_version)
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes about the author's machine: stack traces, paths, names of Python objects."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")

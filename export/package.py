@@ -1,0 +1,94 @@
+"""The package folder: written aside, read back by the reader that everyone uses, and renamed into place."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.card import model_card
+from export.errors import VersionExistsError
+from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
+from vaeport.package import open_package, sha256_of, versions
+
+
+@contextlib.contextmanager
+def staging(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, which is made; gone at the end unless it was published."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Deterministic bytes: sorted keys, a newline at the end."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def next_version(parent: Path) -> int:
+    """One more than the newest version in `models/<name>/`."""
+    return max(versions(parent), default=0) + 1
+
+
+def publish(staged: Path, parent: Path, manifest: Manifest, *, exactly: bool) -> Path:
+    """Complete a staged folder with the card and the manifest, check it, and rename it to its version.
+
+    Args:
+        staged: holds every other file of the package.
+        parent: `models/<name>/`.
+        manifest: without its files; its version is the one to try first.
+        exactly: whether no other version will do. Otherwise, if somebody has taken it meanwhile, the next is tried.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        VersionExistsError: with `exactly`, the version is there.
+        PackageError: what was written is not a valid package: our bug, or a failing disk.
+    """
+    while True:
+        _complete(staged, manifest)
+        target = parent / str(manifest.version)
+        try:
+            if target.exists():  # rename would replace an empty folder
+                raise FileExistsError(errno.EEXIST, "exists", str(target))
+            staged.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if exactly:
+                raise VersionExistsError(f"{target}: is there already, and a package never changes") from error
+            manifest = replace(manifest, version=next_version(parent))
+            continue
+        _sync(parent)
+        return target
+
+
+def _complete(staged: Path, manifest: Manifest) -> None:
+    (staged / MANIFEST_NAME).unlink(missing_ok=True)
+    (staged / "README.md").write_text(model_card(manifest))
+    paths = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+    entries = tuple(FileEntry(p, (staged / p).stat().st_size, sha256_of(staged / p)) for p in paths)
+    (staged / MANIFEST_NAME).write_bytes(replace(manifest, files=entries).to_json())
+    for path in [*paths, MANIFEST_NAME]:
+        (staged / path).chmod(0o644)
+        _sync(staged / path)
+    staged.chmod(0o755)  # mkdtemp makes it private
+    _sync(staged)
+    open_package(staged)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
