@@ -1,0 +1,9 @@
+"""The server: packages of vaeport over gRPC, in dynamic batches. `python -m serving --help`.
+
+edge/       gRPC: bytes to arrays, domain errors to statuses          knows grpc
+core.py     what each call means, free of any transport
+batching/   rows of many callers into batches                         knows neither grpc nor ONNX Runtime
+engine/     the thread that computes them
+worker.py   one process: engine, core and edge, from start to drain
+launcher.py several workers on one port
+"""

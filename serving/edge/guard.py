@@ -1,0 +1,106 @@
+"""One layer around every method of every service on the port, health and reflection included.
+
+It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
+statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, it refuses new calls.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import grpc
+from grpc import aio
+
+from serving.edge.status import failure_of
+from vaeport.errors import InvalidInputError, UnavailableError
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
+
+Behaviour = Callable[[Any, Any], Any]
+
+
+class GuardedServer:
+    """Stands in for a `grpc.aio.Server` while services are added to it; each method goes through the guard."""
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+        self.draining = False
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Generated code registers every service twice; the other call names the methods, so it is the one to wrap."""
+
+    def add_registered_method_handlers(self, service: str, handlers: "Mapping[str, Handler]") -> None:
+        """Called by generated code with the methods of one service."""
+        guarded = {name: self._guard(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
+
+    def _guard(self, method: str, handler: Any) -> "Handler":
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        behaviour: Behaviour = getattr(handler, kind)
+        if handler.request_streaming:
+            behaviour = _parsed_requests(behaviour)
+        answer = _stream(behaviour) if handler.response_streaming else behaviour
+
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                if self.draining:
+                    raise UnavailableError("the server is draining")
+                if type(request) is _Malformed:
+                    raise request.error
+                return await answer(request, context)
+            except aio.AbortError:
+                raise  # a servicer has chosen its own status
+            except Exception as error:
+                failure = failure_of(error, method)
+                await context.abort(failure.code, failure.text, failure.trailing_metadata)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return cast("Handler", make(guarded, _lenient(handler.request_deserializer), handler.response_serializer))
+
+
+class _Malformed:
+    """What a deserialiser returns in place of a message, since raising there would end in UNKNOWN."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: InvalidInputError) -> None:
+        self.error = error
+
+
+def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def lenient(data: bytes) -> Any:
+        try:
+            return deserialise(data)
+        except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
+            return _Malformed(InvalidInputError(f"the request does not parse: {error}"))
+
+    return lenient
+
+
+def _parsed_requests(behaviour: Behaviour) -> Behaviour:
+    async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if type(request) is _Malformed:
+                raise request.error
+            yield request
+
+    return lambda requests, context: behaviour(parsed(requests), context)
+
+
+def _stream(behaviour: Behaviour) -> Callable[[Any, Any], Awaitable[None]]:
+    """Responses of an async generator, or of a coroutine that writes to the context itself."""
+
+    async def stream(request: Any, context: Any) -> None:
+        responses = behaviour(request, context)
+        if inspect.isawaitable(responses):
+            await responses
+            return
+        async for response in responses:
+            await context.write(response)
+
+    return stream
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"

@@ -1,0 +1,60 @@
+"""The gRPC server of one worker: all services on one port."""
+
+from math import prod
+from typing import cast
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from serving.core import Core
+from serving.edge.guard import GuardedServer
+from serving.edge.servicer import VaeServicer
+from vaeport.v1 import vae_pb2, vae_pb2_grpc
+
+VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
+FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
+
+
+class Edge:
+    """The services of a core on an address, from `start` to `stop`."""
+
+    def __init__(self, core: Core, address: str) -> None:
+        limits = request_limits(core)
+        self._server = aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),  # workers share the port; serving.launcher has made sure it is ours
+                ("grpc.max_receive_message_length", limits.max_request_bytes),
+                ("grpc.max_send_message_length", -1),  # bounded by the rows of the request
+            ]
+        )
+        self._guard = GuardedServer(self._server)
+        self._health = health.aio.HealthServicer()
+        guarded = cast("aio.Server", self._guard)
+        vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)
+        names = (VAE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), guarded
+        )
+        self._server.add_insecure_port(address)
+
+    async def start(self) -> None:
+        """Answer calls, and say so in the health service."""
+        for service in ("", VAE_SERVICE):
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Turn not ready, refuse new calls with UNAVAILABLE, and give the accepted ones `grace` seconds."""
+        await self._health.enter_graceful_shutdown()
+        self._guard.draining = True
+        await self._server.stop(grace)
+
+
+def request_limits(core: Core) -> vae_pb2.Limits:
+    """What one request may hold, from the shapes of the models: no message can be larger and still be valid."""
+    row_bytes = max(4 * max(prod(model.image_shape), model.latent_dim) for model in core.info("", ""))
+    return vae_pb2.Limits(
+        max_request_rows=core.max_request_rows, max_request_bytes=core.max_request_rows * row_bytes + FRAME_BYTES
+    )

@@ -1,0 +1,121 @@
+"""vaeport.v1.VaeService: convert, call the core, convert."""
+
+from typing import Never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.core import Core, Timings
+from vaeport._version import __version__
+from vaeport.arrays import to_uint8
+from vaeport.errors import InvalidInputError
+from vaeport.results import ModelInfo
+from vaeport.v1 import vae_pb2, vae_pb2_grpc
+from vaeport.wire import from_tensor, to_tensor
+
+IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
+
+
+class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
+    """The typed service. NotImplementedError becomes UNIMPLEMENTED."""
+
+    def __init__(self, core: Core, limits: vae_pb2.Limits) -> None:
+        self._core = core
+        self._limits = limits
+
+    async def Info(self, request: vae_pb2.InfoRequest, context: object) -> vae_pb2.InfoResponse:
+        models = self._core.info(request.model, request.version)
+        return vae_pb2.InfoResponse(
+            models=[_model_info(model) for model in models], limits=self._limits, server_version=__version__
+        )
+
+    async def Encode(self, request: vae_pb2.EncodeRequest, context: object) -> vae_pb2.EncodeResponse:
+        images = from_tensor("images", request.images)
+        seed = request.seed if request.HasField("seed") else None
+        encoded = await self._core.encode(request.model, request.version, images, seed, request.first_row)
+        return vae_pb2.EncodeResponse(
+            model=encoded.model.name,
+            version=encoded.model.version,
+            mean=to_tensor(encoded.mean),
+            log_var=to_tensor(encoded.log_var),
+            latents=None if encoded.latents is None else to_tensor(encoded.latents),
+            timings=_timings(encoded.timings),
+        )
+
+    async def Decode(self, request: vae_pb2.DecodeRequest, context: object) -> vae_pb2.DecodeResponse:
+        _check_image_dtype(request.dtype)
+        latents = from_tensor("latents", request.latents)
+        decoded = await self._core.decode(request.model, request.version, latents)
+        return vae_pb2.DecodeResponse(
+            model=decoded.model.name,
+            version=decoded.model.version,
+            images=_images(decoded.images, request.dtype),
+            timings=_timings(decoded.timings),
+        )
+
+    async def Sample(self, request: vae_pb2.SampleRequest, context: object) -> vae_pb2.SampleResponse:
+        _check_image_dtype(request.dtype)
+        sampled = await self._core.sample(
+            request.model,
+            request.version,
+            request.count,
+            seed=request.seed if request.HasField("seed") else None,
+            first_row=request.first_row,
+            temperature=request.temperature if request.HasField("temperature") else 1.0,
+        )
+        return vae_pb2.SampleResponse(
+            model=sampled.model.name,
+            version=sampled.model.version,
+            images=_images(sampled.images, request.dtype),
+            latents=to_tensor(sampled.latents) if request.return_latents else None,
+            seed=sampled.seed,
+            timings=_timings(sampled.timings),
+        )
+
+    async def Reconstruct(self, request: vae_pb2.ReconstructRequest, context: object) -> vae_pb2.ReconstructResponse:
+        _check_image_dtype(request.dtype)
+        images = from_tensor("images", request.images)
+        decoded = await self._core.reconstruct(request.model, request.version, images)
+        return vae_pb2.ReconstructResponse(
+            model=decoded.model.name,
+            version=decoded.model.version,
+            images=_images(decoded.images, request.dtype),
+            timings=_timings(decoded.timings),
+        )
+
+    def SampleStream(self, request: vae_pb2.SampleStreamRequest, context: object) -> Never:
+        raise NotImplementedError("SampleStream is not offered yet")
+
+    def Score(self, request: vae_pb2.ScoreRequest, context: object) -> Never:
+        raise NotImplementedError("Score is not offered yet")
+
+    def EncodeStream(self, requests: object, context: object) -> Never:
+        raise NotImplementedError("EncodeStream is not offered yet")
+
+
+def _check_image_dtype(dtype: int) -> None:
+    """Before the work, not after it."""
+    if dtype not in IMAGE_DTYPES:
+        raise InvalidInputError.of("dtype", expected="DTYPE_FLOAT32 or DTYPE_UINT8", got=dtype)
+
+
+def _images(images: NDArray[np.float32], dtype: int) -> vae_pb2.Tensor:
+    return to_tensor(to_uint8(images) if dtype == vae_pb2.DTYPE_UINT8 else images)
+
+
+def _timings(timings: Timings) -> vae_pb2.Timings:
+    return vae_pb2.Timings(
+        queue_seconds=timings.queue_seconds, compute_seconds=timings.compute_seconds, batch_rows=timings.batch_rows
+    )
+
+
+def _model_info(model: ModelInfo) -> vae_pb2.ModelInfo:
+    return vae_pb2.ModelInfo(
+        name=model.name,
+        version=model.version,
+        image_shape=model.image_shape,
+        latent_dim=model.latent_dim,
+        likelihood=model.likelihood,
+        digest=model.digest,
+        providers=model.providers,
+    )

@@ -1,0 +1,68 @@
+"""The one table from domain errors to gRPC statuses."""
+
+import logging
+import math
+import uuid
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from vaeport.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+STATUS_OF: dict[type[Exception], grpc.StatusCode] = {
+    InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,  # what generated servicers raise
+}
+
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # read by gRPC clients with a retry policy (gRFC A6)
+MIN_PUSHBACK_MS = 1  # a hint of zero would invite a spin
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the caller is told."""
+
+    code: grpc.StatusCode
+    text: str
+    trailing_metadata: Metadata = ()
+
+
+def failure_of(error: Exception, method: str) -> Failure:
+    """What to tell the caller about `error`. What is not in the table is our bug: logged in full under an id, and the
+    caller gets the id."""
+    code = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
+    if code is None:
+        error_id = uuid.uuid4().hex
+        log.error("%s failed, id %s", method, error_id, exc_info=error)
+        return Failure(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+    if isinstance(error, OverloadedError):
+        return Failure(code, str(error), _retry_metadata(code, str(error), error.retry_after or 0.0))
+    return Failure(code, str(error))
+
+
+def _retry_metadata(code: grpc.StatusCode, text: str, seconds: float) -> Metadata:
+    """A google.rpc.RetryInfo in the status details, and the same delay for gRPC's own retries."""
+    milliseconds = max(MIN_PUSHBACK_MS, math.ceil(seconds * 1000))
+    delay = duration_pb2.Duration()
+    delay.FromMilliseconds(milliseconds)
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    rich = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=text, details=[detail]))
+    return (*rich.trailing_metadata, (PUSHBACK_KEY, str(milliseconds)))

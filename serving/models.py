@@ -1,0 +1,71 @@
+"""The models of a server: from a folder of packages to graphs that are ready to compute."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from serving.batching import Batcher
+from serving.engine import Engine
+from vaeport.errors import PackageError
+from vaeport.graphs import Device, Graph, load_graphs
+from vaeport.manifest import Manifest
+from vaeport.model import model_info
+from vaeport.package import Package, open_package, versions
+from vaeport.results import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A package whose graphs are in memory and have computed once."""
+
+    package: Package
+    device: Device
+    graphs: dict[str, Graph]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that takes requests."""
+
+    info: ModelInfo
+    manifest: Manifest
+    encoder: Batcher
+    decoder: Batcher
+
+
+def load_models(folder: Path, device: Device, threads: int) -> list[LoadedModel]:
+    """Load the newest version of every model in `folder`, sorted by name.
+
+    Raises:
+        PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
+    """
+    if not folder.is_dir():
+        raise PackageError(f"{folder}: no such folder of models")
+    found = [path / str(numbers[-1]) for path in sorted(folder.iterdir()) if (numbers := versions(path))]
+    if not found:
+        raise PackageError(f"{folder}: no models here; make one with: python -m export RUN --to {folder}/NAME")
+    return [_load_model(path, device, threads) for path in found]
+
+
+def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_queue_rows: int) -> ServedModel:
+    """Give a loaded model its queues. Needs a running loop."""
+    batchers = {}
+    for role, graph in model.graphs.items():
+        run = partial(engine.run, graph)
+        batchers[role] = Batcher(run, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows)
+        batchers[role].start()
+    info = model_info(model.package, model.device)
+    return ServedModel(info, model.package.manifest, batchers["encoder"], batchers["decoder"])
+
+
+def _load_model(path: Path, device: Device, threads: int) -> LoadedModel:
+    package = open_package(path)
+    manifest = package.manifest
+    if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
+        raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
+    graphs = load_graphs(package, device, threads)
+    for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
+        graphs[role](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
+    return LoadedModel(package, device, graphs)

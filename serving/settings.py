@@ -1,0 +1,63 @@
+"""The settings of a server: one frozen object, made once in `main`; the text of each field is its --help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MAX_REQUEST_ROWS = 1024
+
+
+class SettingsError(ValueError):
+    """A combination that cannot work; refused before anything starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Serve the newest version of every model in a folder over gRPC, until SIGTERM or Ctrl-C."""
+
+    models: Path = Path("models")
+    """Folder of packages, MODELS/<name>/<version>, as `python -m export` makes them."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Other than loopback lets everyone who reaches this machine in: there is no TLS yet."""
+
+    port: int = 50051
+    """TCP port; 0 takes a free one. The address is printed on standard output when the server is ready."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. cuda fails at the start where it cannot compute; auto takes it where it can, and says so."""
+
+    workers: int = 1
+    """Processes that share the port. Each loads all models."""
+
+    threads: int = 0
+    """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
+
+    default_model: str = ""
+    """The model that requests without a name mean. Not needed with a single model."""
+
+    max_batch_rows: int = 256
+    """Rows the engine computes at a time, at most."""
+
+    max_queue_rows: int = 4096
+    """Rows that wait for the engine, per graph and worker; requests beyond that get RESOURCE_EXHAUSTED."""
+
+    grace: float = 30.0
+    """Seconds that accepted calls may still take after the first signal; a second signal ends at once."""
+
+    def check(self) -> None:
+        """Raise SettingsError for what cannot work."""
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"--port: expected 0 to 65535, got {self.port}")
+        if self.workers < 1:
+            raise SettingsError(f"--workers: expected at least 1, got {self.workers}")
+        if self.threads < 0:
+            raise SettingsError(f"--threads: expected 0 or more, got {self.threads}")
+        if self.max_batch_rows < 1:
+            raise SettingsError(f"--max-batch-rows: expected at least 1, got {self.max_batch_rows}")
+        if self.max_queue_rows < MAX_REQUEST_ROWS:
+            raise SettingsError(
+                f"--max-queue-rows: expected at least {MAX_REQUEST_ROWS}, a whole request, got {self.max_queue_rows}"
+            )
+        if not self.grace >= 0:
+            raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
