@@ -1,10 +1,9 @@
 """The training loop. All of it is here: data, model, optimiser, steps, evaluation, checkpoints."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from training.objective import negative_elbo, reparameterize
 from training.run import BEST, LAST, STATE, Metrics, Run, check_tensors, read_tensors, write_tensors
 
 BETA = 1.0  # the weight of the KL term: the ELBO as it is
+GATHERED_BATCHES = 64
 EVALUATION_BATCH = 1000
 EVALUATION_SEED = 0  # the same noise every time, so that epochs differ by the model alone
 PRINTED_EPOCHS = 20  # lines that a long run prints, about
@@ -33,7 +33,7 @@ class State:
     order: torch.Generator  # of the images
     noise: torch.Generator  # of the latents, on the device
     epoch: int = 0
-    best_loss: float = math.inf
+    rows: list[Metrics] = field(default_factory=list)  # of metrics.jsonl
 
 
 def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
@@ -46,14 +46,14 @@ def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
         DivergedError: the loss is not finite. The run keeps the epochs before.
         RunError: the state to resume from does not fit.
     """
-    if not torch.set_flush_denormal(True):  # Adam's moments become denormal numbers, which cost a CPU 60 % more time
-        tqdm.write("this CPU cannot flush denormal numbers; late epochs may be slow")
+    # Adam's moments become denormal numbers, which make some CPUs take 60 % longer. Before anything else that computes:
+    # threads inherit the setting when they are made.
+    torch.set_flush_denormal(True)
     device = choose_device(config.device)
     state = _initial_state(config, run, device)
-    rows = []
     if config.resume:
         _restore(state, run)
-        rows = [row for row in run.read_metrics() if row["epoch"] <= state.epoch]
+    rows = state.rows
     pixels = torch.tensor(dataset.train.pixels, device=device)  # stays there, as it came: uint8 mostly
     every = math.ceil(config.epochs / PRINTED_EPOCHS)
     bar = tqdm(total=config.epochs, initial=state.epoch, unit="epoch", disable=None)
@@ -62,7 +62,7 @@ def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
             row = _train_epoch(state, config, pixels, dataset.scale)
             row |= evaluate(state.model, dataset.test, dataset.scale)
             rows.append(row)
-            _save(state, run, rows)
+            _save(state, run)
             for name, value in row.items():
                 board.add_scalar(name, value, state.epoch)
             bar.update()
@@ -77,8 +77,7 @@ def _train_epoch(state: State, config: Config, pixels: Tensor, scale: float) -> 
     state.model.train()
     started = time.perf_counter()
     sums = torch.zeros(2, device=pixels.device)  # reconstruction and KL; on the device, so that no step waits for it
-    for index in torch.randperm(len(pixels), generator=state.order).split(config.batch_size):  # type: ignore[no-untyped-call]
-        x = pixels[index.to(pixels.device)].to(torch.float32) / scale
+    for x in _shuffled(pixels, config.batch_size, scale, state.order):
         mu, log_var = state.model.encode(x)
         logits = state.model.decoder(reparameterize(mu, log_var, state.noise))
         reconstruction, kl = negative_elbo(x, logits, mu, log_var)
@@ -86,14 +85,14 @@ def _train_epoch(state: State, config: Config, pixels: Tensor, scale: float) -> 
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
-        sums += torch.stack((reconstruction, kl)).detach() * len(index)
+        sums += torch.stack((reconstruction, kl)).detach() * len(x)
     reconstruction_mean, kl_mean = (sums / len(pixels)).tolist()
     state.epoch += 1
     train_loss = reconstruction_mean + BETA * kl_mean
     if not math.isfinite(train_loss):
         raise DivergedError(
             f"epoch {state.epoch}: the training loss is {train_loss} (reconstruction {reconstruction_mean}, "
-            f"KL {kl_mean}); the epochs before are saved; try a lower --lr"
+            f"KL {kl_mean}); the run keeps the epochs before; try a lower --lr"
         )
     return {
         "epoch": state.epoch,
@@ -103,6 +102,16 @@ def _train_epoch(state: State, config: Config, pixels: Tensor, scale: float) -> 
         "beta": BETA,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _shuffled(pixels: Tensor, batch_size: int, scale: float, order: torch.Generator) -> Iterator[Tensor]:
+    """All images once, in a random order, as float32 [batch, C, H, W] in [0, 1].
+
+    Gathered many batches at a time: slices of what was gathered lie together in memory, which saves 3 % of an epoch.
+    """
+    for block in torch.randperm(len(pixels), generator=order).split(GATHERED_BATCHES * batch_size):  # type: ignore[no-untyped-call]
+        for batch in pixels[block.to(pixels.device)].split(batch_size):  # type: ignore[no-untyped-call]
+            yield batch.to(torch.float32).div_(scale)
 
 
 @torch.inference_mode()
@@ -149,19 +158,19 @@ def _initial_state(config: Config, run: Run, device: torch.device) -> State:
     )
 
 
-def _save(state: State, run: Run, rows: list[Metrics]) -> None:
-    """The state first: from it alone the rest can be made again."""
-    row = rows[-1]
-    improved = row["test_loss"] < state.best_loss
-    if improved:
-        state.best_loss = row["test_loss"]
-    header = {"epoch": json.dumps(state.epoch), "best_loss": json.dumps(state.best_loss)}
-    write_tensors(run.path / STATE, _state_tensors(state), header)
-    run.save_weights(LAST, state.model, row)
-    if improved:
-        run.save_weights(BEST, state.model, row)
-    run.write_metrics(rows)
-    run.describe(**({"best": row} if improved else {}), last=row)
+def _save(state: State, run: Run) -> None:
+    write_tensors(run.path / STATE, _state_tensors(state), {"rows": state.rows})
+    _write_derived(state, run)
+
+
+def _write_derived(state: State, run: Run) -> None:
+    """What follows from the state: the weights of the last epoch, of the best if that is the last, and the metrics."""
+    last, best = state.rows[-1], min(state.rows, key=lambda row: row["test_loss"])
+    run.save_weights(LAST, state.model, last)
+    if best is last:
+        run.save_weights(BEST, state.model, last)
+    run.write_metrics(state.rows)
+    run.describe(best=best, last=last)
 
 
 def _restore(state: State, run: Run) -> None:
@@ -179,7 +188,9 @@ def _restore(state: State, run: Run) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             current[name].copy_(tensor)
-    state.epoch, state.best_loss = json.loads(header["epoch"]), json.loads(header["best_loss"])
+    state.rows = header["rows"]
+    state.epoch = len(state.rows)
+    _write_derived(state, run)  # if it was killed after the state and before the rest
 
 
 def _state_tensors(state: State) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from training.model import VAE
 
 FORMAT = "vaeport-run/1"
 BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safetensors"
+HEADER_KEY = "vaeport"
 HELDOUT_IMAGES = 64
 VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
 
@@ -72,12 +73,12 @@ class Run:
         tensors, header = read_tensors(self.path / name)
         check_tensors(self.path / name, tensors, model.state_dict())
         model.load_state_dict(tensors)
-        return model.eval(), json.loads(header["metrics"])
+        return model.eval(), header["metrics"]
 
     def save_weights(self, name: str, model: VAE, metrics: Metrics) -> None:
         """Write the weights of `model` with the metrics of their epoch, less its duration: same run, same bytes."""
         lasting = {key: value for key, value in metrics.items() if key != "seconds"}
-        write_tensors(self.path / name, model.state_dict(), {"metrics": json.dumps(lasting, sort_keys=True)})
+        write_tensors(self.path / name, model.state_dict(), {"metrics": lasting})
 
     def heldout(self) -> NDArray[np.float32]:
         """The held-out images, [N, C, H, W] in [0, 1].
@@ -186,14 +187,18 @@ def check_resumable(run: Run, config: Config, dataset: Dataset) -> None:
         raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write tensors and text as safetensors, atomically."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header as safetensors, atomically.
+
+    The header is one entry, since safetensors writes several in a random order: same content, same bytes.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save_tensors(contiguous, {"format": FORMAT, **header}))
+    text = json.dumps({"format": FORMAT, **header}, sort_keys=True)
+    write_atomically(path, save_tensors(contiguous, {HEADER_KEY: text}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the text of a safetensors file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a safetensors file.
 
     Raises:
         RunError: it is missing, damaged, or of an unknown format.
@@ -202,12 +207,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunError(f"{path} is missing")
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
         tensors = load_tensors(path.read_bytes())
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
-    if header.get("format") != FORMAT:
-        raise RunError(f"{path}: format: expected {FORMAT!r}, got {header.get('format')!r}")
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != FORMAT:
+        raise RunError(f"{path}: format: expected {FORMAT!r}, got {found!r}")
     return tensors, header
 
 

@@ -148,9 +148,11 @@ class Batcher:
         started = self._clock()
         try:
             outputs = await self._run([piece.request.rows[piece.start : piece.stop] for piece in pieces])
+        except asyncio.CancelledError:  # closed while the batch runs: its callers must not wait for ever
+            self._fail_all(pieces, UnavailableError("the server is stopping"))
+            raise
         except Exception as error:
-            for piece in pieces:
-                self._fail(piece.request, error)
+            self._fail_all(pieces, error)
             return
         seconds = self._clock() - started
         rows = sum(piece.stop - piece.start for piece in pieces)
@@ -176,6 +178,10 @@ class Batcher:
             whole = tuple(np.concatenate(parts) for parts in zip(*request.outputs, strict=True))
         queue_seconds = request.started - request.arrived
         request.done.set_result(Batched(whole, queue_seconds, request.compute_seconds, request.batch_rows))
+
+    def _fail_all(self, pieces: list[_Piece], error: Exception) -> None:
+        for piece in pieces:
+            self._fail(piece.request, error)
 
     def _fail(self, request: _Request, error: Exception) -> None:
         self._forget(request)

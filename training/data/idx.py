@@ -38,12 +38,12 @@ def load(name: str, data_root: Path) -> tuple[Part, Part]:
 
 def read_idx(path: Path, data: bytes) -> NDArray[np.uint8]:
     """The array in the bytes of an IDX file of unsigned bytes: two zero bytes, type, axes, sizes, values."""
-    if len(data) < 4 or data[:3] != bytes((0, 0, UBYTE)):
-        raise DataError(f"{path}: expected an IDX file of unsigned bytes, got the first bytes {data[:4].hex()}")
+    if len(data) < 4 or data[:3] != bytes((0, 0, UBYTE)) or len(data) < 4 + 4 * data[3]:
+        raise DataError(f"{path}: expected an IDX file of unsigned bytes, got {len(data)} bytes: {data[:4].hex()}...")
     start = 4 + 4 * data[3]
     shape = tuple(int(size) for size in np.frombuffer(data[4:start], ">u4"))
-    if len(shape) != data[3] or len(data) - start != math.prod(shape):
-        raise DataError(f"{path}: expected {math.prod(shape)} values of shape {shape}, got {max(0, len(data) - start)}")
+    if len(data) - start != math.prod(shape):
+        raise DataError(f"{path}: expected {math.prod(shape)} values of shape {shape}, got {len(data) - start}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 

@@ -1,0 +1,51 @@
+"""What several test modules need and no library has."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class ServerProcess:
+    """`python -m serving` in a process of its own, on a free port."""
+
+    process: subprocess.Popen[str]
+    address: str
+    log: IO[str]
+
+    @classmethod
+    def start(cls, *arguments: str) -> Self:
+        """Start and wait until it says that it is ready."""
+        log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        command = [sys.executable, "-W", "error", "-m", "serving", "--host", "127.0.0.1", "--port", "0", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        word, _, address = process.stdout.readline().strip().partition(" ")
+        server = cls(process, address, log)
+        assert word == "ready", server.read_log()
+        return server
+
+    def read_log(self) -> str:
+        """Everything it has written to standard error."""
+        self.log.seek(0)
+        return self.log.read()
+
+    def terminate(self, timeout: float = 30.0) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it whatever it does; workers end with their parent."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.log.close()

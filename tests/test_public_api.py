@@ -1,0 +1,36 @@
+"""The public lists are explicit, complete and importable."""
+
+import types
+
+import pytest
+
+import training
+import vaeport
+
+
+@pytest.mark.parametrize("module", [vaeport, training])
+def test_every_listed_name_is_there(module: types.ModuleType) -> None:
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_training_exports_the_model_and_its_loss() -> None:
+    assert sorted(training.__all__) == ["VAE", "kl_divergence", "reparameterize", "vae_loss"]
+
+
+def test_vaeport_exports_what_services_use() -> None:
+    errors = [name for name in vaeport.__all__ if name.endswith("Error")]
+    others = sorted(set(vaeport.__all__) - set(errors))
+    assert others == ["Client", "Encoding", "Model", "ModelInfo", "ServerInfo", "__version__", "load"]
+    assert all(issubclass(getattr(vaeport, name), vaeport.VaeportError) for name in errors)
+
+
+def test_every_error_of_the_tree_is_exported() -> None:
+    from vaeport import errors
+
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert defined <= set(vaeport.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Clint'"):
+        vaeport.Clint  # noqa: B018

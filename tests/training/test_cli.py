@@ -1,0 +1,85 @@
+"""The command that trains: its files, its pictures, and errors without a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_training(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "training", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_two_dimensional_latent_gets_all_pictures_and_a_report(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = run_training(
+        "--data", "digits", "--epochs", "2", "--latent-dim", "2", "--hidden-dim", "16", "--run", str(run)
+    )
+    assert done.returncode == 0, done.stderr
+    names = {path.stem for path in (run / "plots").glob("*.png")}
+    assert names == {"reconstructions", "samples", "latents", "latent_grid", "losses"}
+    for path in (run / "plots").glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+            assert np.asarray(image.convert("L")).std() > 5, f"{path} shows nothing"
+    report = (run / "report.md").read_text()
+    assert all(f"(plots/{name}.png)" in report for name in names)
+    assert "python -m training --data digits --epochs 2 --latent-dim 2" in report
+
+
+def test_help_explains_every_setting() -> None:
+    done = run_training("--help")
+    assert done.returncode == 0
+    for flag in (
+        "--data",
+        "--epochs",
+        "--latent-dim",
+        "--batch-size",
+        "--lr",
+        "--seed",
+        "--device",
+        "--run",
+        "--resume",
+    ):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/nowhere"], "training: error: /nowhere: no such file or folder"),
+        (["--epochs", "0"], "training: error: --epochs: expected at least 1, got 0"),
+        (["--lr", "-1"], "training: error: --lr: expected a positive number, got -1"),
+        (["--seed", "-1"], "training: error: --seed: expected 0 <= seed < 2^63, got -1"),
+        (["--resume"], "no such run directory"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run_training("--run", str(tmp_path / "run"), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_existing_run_is_refused(digits_run: Path) -> None:
+    done = run_training("--run", str(digits_run))
+    assert done.returncode == 1
+    assert "is there already; go on with it by --resume" in done.stderr
+
+
+def test_the_data_root_is_that_of_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "MNIST" / "raw" / f"{stem}-ubyte.gz").write_bytes(b"damaged")
+    environment = {**os.environ, "VAEPORT_DATA_ROOT": str(tmp_path)}
+    command = [sys.executable, "-m", "training", "--data", "mnist", "--run", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path}/MNIST/raw/train-images-idx3-ubyte.gz: expected md5" in done.stderr

@@ -1,0 +1,90 @@
+"""The command: what it prints, what it writes, and errors in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vaeport
+from tests.support import ServerProcess
+from vaeport.cli import main
+from vaeport.pictures import save_grid
+
+
+@pytest.fixture(params=["server", "package"])
+def source(request: pytest.FixtureRequest, server: ServerProcess, package: Path) -> list[str]:
+    return ["--server", server.address] if request.param == "server" else ["--package", str(package)]
+
+
+def test_info_prints_a_line_per_model(source: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", *source]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "digits version 1: images 1x8x8, 5 latent dimensions, bernoulli, CPUExecutionProvider, sha256:"
+    )
+
+
+def test_sample_writes_a_picture_and_prints_its_path(
+    source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "grid.png"
+    assert main(["sample", *source, "-n", "6", "--seed", "7", "-o", str(picture)]) == 0
+    assert capsys.readouterr().out == f"{picture}\n"
+    with Image.open(picture) as image:
+        assert image.size == (3 * 64 + 2 * 2, 2 * 64 + 2)
+        assert len(image.getcolors()) > 10
+
+
+def test_the_same_seed_gives_the_same_picture_from_server_and_package(
+    server: ServerProcess, package: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "1.png", tmp_path / "2.png"
+    assert main(["sample", "--server", server.address, "--seed", "7", "-o", str(one)]) == 0
+    assert main(["sample", "--package", str(package), "--seed", "7", "-o", str(two)]) == 0
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "--server", "127.0.0.1:1"], "127.0.0.1:1: failed to connect"),
+        (["info", "--package", "/nowhere"], "/nowhere: no such folder"),
+        (["sample", "--package", "PACKAGE", "-n", "0"], "count: expected at least 1 row"),
+        (["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"], "No such file or directory"),
+        (["sample", "--package", "PACKAGE", "-o", "grid.unknown"], "path: expected a suffix such as .png"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_status_1(
+    arguments: list[str], message: str, package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(package) if a == "PACKAGE" else a for a in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vaeport: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["sample", "-n", "many"])
+    assert "invalid int value" in capsys.readouterr().err
+
+
+def test_a_grid_holds_every_image_in_reading_order(tmp_path: Path) -> None:
+    images = np.zeros((3, 3, 64, 64), np.float32)
+    images[0, 0], images[1, 1], images[2, 2] = 1, 1, 1
+    save_grid(images, tmp_path / "grid.png", columns=2)
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert [grid.getpixel(p) for p in ((10, 10), (100, 10), (10, 100), (100, 100))] == [
+            (255, 0, 0),
+            (0, 255, 0),
+            (0, 0, 255),
+            (255, 255, 255),
+        ]
+
+
+def test_only_grey_and_colour_make_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(vaeport.InvalidInputError, match="1 or 3 channels, got 2 channels"):
+        save_grid(np.zeros((1, 2, 4, 4), np.float32), tmp_path / "grid.png")

@@ -1,0 +1,149 @@
+"""The client against a real server: the methods, results and errors of the model in-process."""
+
+import socket
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+import vaeport
+from tests.support import ServerProcess
+from vaeport import errors
+from vaeport.client import ERROR_OF, error_of
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> vaeport.Client:
+    return vaeport.Client(server.address)
+
+
+@pytest.fixture(scope="module")
+def model(package: Path) -> vaeport.Model:
+    return vaeport.load(package)
+
+
+def test_it_knows_the_model(client: vaeport.Client, model: vaeport.Model) -> None:
+    with client:
+        assert client.info().models == model.info().models
+        assert (client.image_shape, client.latent_dim) == (model.image_shape, model.latent_dim)
+
+
+def test_the_methods_are_those_of_the_model() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(vaeport.Client) - public(vaeport.Model) == {"close"}
+    assert public(vaeport.Model) <= public(vaeport.Client)
+
+
+def test_the_results_are_those_of_the_model(client: vaeport.Client, model: vaeport.Model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+    with client:
+        encoding, expected = client.encode(images), model.encode(images)
+        assert np.array_equal(encoding.mean, expected.mean)
+        assert np.array_equal(encoding.log_var, expected.log_var)
+        assert encoding.version == expected.version
+        assert np.array_equal(client.decode(expected.mean), model.decode(expected.mean))
+        assert np.array_equal(client.reconstruct(images), model.reconstruct(images))
+        assert np.array_equal(
+            client.sample(5, seed=3, temperature=0.7, first_row=2),
+            model.sample(5, seed=3, temperature=0.7, first_row=2),
+        )
+
+
+def test_results_can_be_written_to(client: vaeport.Client) -> None:
+    with client:
+        client.sample(2)[:] = 0
+
+
+def test_a_long_array_is_sent_in_pieces_with_the_same_result(client: vaeport.Client, model: vaeport.Model) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (2500, 8, 8), np.uint8)
+    with client:
+        assert np.array_equal(client.encode(images).mean, model.encode(images).mean)
+        assert np.array_equal(client.sample(2500, seed=9), model.sample(2500, seed=9))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.encode(np.zeros((2, 7, 8), np.uint8)), r"images: expected shape \[rows, 1, 8, 8\]"),
+        (lambda c: c.encode(np.full((2, 8, 8), 2.0)), r"images: expected values in \[0, 1\], got 2.0"),
+        (lambda c: c.decode(np.zeros((2, 4))), r"latents: expected shape \[rows, 5\]"),
+        (lambda c: c.sample(0), "count: expected at least 1 row"),
+        (lambda c: c.sample(1, seed=-1), r"seed: expected 0 <= seed < 2\^64, got -1"),
+        (lambda c: c.sample(1, first_row=-1), "first_row"),
+        (lambda c: c.sample(1, temperature=float("nan")), "temperature"),
+    ],
+)
+def test_bad_input_is_refused_as_in_process(client: vaeport.Client, model: vaeport.Model, call, message: str) -> None:  # type: ignore[no-untyped-def]
+    texts = []
+    with client:
+        for source in (client, model):
+            with pytest.raises(errors.InvalidInputError, match=message) as refused:
+                call(source)
+            texts.append(str(refused.value))
+    assert texts[0] == texts[1]
+
+
+def test_an_unknown_model_names_what_there_is(server: ServerProcess) -> None:
+    with vaeport.Client(server.address, model="mnist") as client:
+        with pytest.raises(errors.NotFoundError, match="no model 'mnist' here; there is digits"):
+            client.info()
+        with pytest.raises(errors.NotFoundError):
+            client.sample(1)
+
+
+def test_an_unknown_version_names_what_there_is(server: ServerProcess) -> None:
+    with (
+        vaeport.Client(server.address, model="digits", version="7") as client,
+        pytest.raises(errors.NotFoundError, match="no version '7' of model 'digits' here; there is 1"),
+    ):
+        client.sample(1)
+
+
+def test_nobody_there_is_unavailable() -> None:
+    with (
+        vaeport.Client("127.0.0.1:1", timeout=5) as client,
+        pytest.raises(errors.UnavailableError, match=r"127\.0\.0\.1:1"),
+    ):
+        client.sample(1)
+
+
+def test_no_answer_in_time_is_a_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never says a word
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with vaeport.Client(address, timeout=0.3) as client, pytest.raises(TimeoutError, match=address) as late:
+            client.sample(1)
+    assert isinstance(late.value, errors.DeadlineExceededError)
+
+
+class FakeCall(grpc.RpcError):
+    """A failed call, as grpc raises it."""
+
+    def __init__(self, code: grpc.StatusCode, trailing_metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        self._code, self._metadata = code, trailing_metadata
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "the details"
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_status_becomes_an_error_of_the_tree(code: grpc.StatusCode) -> None:
+    error = error_of(FakeCall(code), "host:1")
+    assert type(error) is ERROR_OF.get(code, errors.ServerError)
+    assert "the details" in str(error)
+    if type(error) is errors.ServerError:
+        assert code.name in str(error)
+
+
+def test_the_retry_hint_of_a_full_server_reaches_the_caller() -> None:
+    error = error_of(FakeCall(grpc.StatusCode.RESOURCE_EXHAUSTED, (("grpc-retry-pushback-ms", "250"),)), "host:1")
+    assert isinstance(error, errors.OverloadedError)
+    assert error.retry_after == 0.25

@@ -1,0 +1,191 @@
+"""One hand-made bad package per rule: each is refused with the error of that rule."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vaeport import package as rules
+from vaeport.package import newest, open_package, versions
+
+
+@pytest.fixture
+def copy(package: Path, tmp_path: Path) -> Path:
+    """A valid package to break."""
+    return Path(shutil.copytree(package, tmp_path / "package"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest."""
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def entry(value: dict[str, Any], path: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(e for e in value["files"] if e["path"] == path)
+    return found
+
+
+def test_the_valid_package_is_accepted(copy: Path) -> None:
+    opened = open_package(copy)
+    assert (opened.manifest.name, opened.manifest.version) == ("digits", 1)
+    assert opened.digest.startswith("sha256:")
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(rules.NotAPackageError, match="no such folder"):
+        open_package(tmp_path / "nothing")
+
+
+def test_no_manifest(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    with pytest.raises(rules.NotAPackageError, match=r"manifest\.json is missing"):
+        open_package(copy)
+
+
+def test_manifest_over_its_cap(copy: Path) -> None:
+    with (copy / "manifest.json").open("ab") as file:
+        file.write(b" " * rules.MANIFEST_MAX_BYTES)
+    with pytest.raises(rules.ManifestTooLargeError):
+        open_package(copy)
+
+
+def test_manifest_is_no_json(copy: Path) -> None:
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(rules.ManifestInvalidError, match="not JSON"):
+        open_package(copy)
+
+
+def test_manifest_repeats_a_key(copy: Path) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"version": 1', '"version": 2, "version": 1'))
+    with pytest.raises(rules.ManifestInvalidError, match="the same key twice"):
+        open_package(copy)
+
+
+@pytest.mark.parametrize("change", [lambda v: v.pop("format"), lambda v: v.update(format="vaeport/2")])
+def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    edit(copy, change)
+    with pytest.raises(rules.UnknownFormatError, match="expected 'vaeport/1'"):
+        open_package(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("model"), "missing model"),
+        (lambda v: v.update(extra=1), "unknown extra"),
+        (lambda v: v.update(version=True), "manifest.version: expected int, got True"),
+        (lambda v: v.update(version=0), "expected a positive integer"),
+        (lambda v: v.update(name="../up"), "manifest.name"),
+        (lambda v: v["model"].update(image_shape=[1, 8]), r"manifest.model.image_shape: expected 3 items, got 2"),
+        (lambda v: v["model"].update(latent_dim=0), "sizes must be positive"),
+        (lambda v: v["model"].update(likelihood="poisson"), "manifest.model.likelihood: expected one of"),
+        (lambda v: v["preprocessing"].update(scale=0.0), "scale: must be positive"),
+        (lambda v: v["graphs"].pop("decoder"), r"manifest.graphs: expected \['decoder', 'encoder'\]"),
+        (lambda v: v["graphs"]["decoder"].update(path="none.onnx"), "is not in manifest.files"),
+        (lambda v: v["files"].reverse(), "sorted and unique"),
+        (lambda v: v["files"].append(v["files"][-1]), "sorted and unique"),
+        (lambda v: v.update(files=None), "manifest.files: expected an array"),
+    ],
+)
+def test_a_field_missing_unknown_mistyped_or_out_of_range(
+    copy: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(copy, change)
+    with pytest.raises(rules.ManifestInvalidError, match=message):
+        open_package(copy)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../secret", "a/../b", "./a", "a//b", "", ".", "a\\b", "manifest.json"]
+)
+def test_a_path_that_does_not_stay_inside(copy: Path, path: str) -> None:
+    def add(value: dict[str, Any]) -> None:
+        value["files"].append({"path": path, "size": 0, "sha256": ""})
+        value["files"].sort(key=lambda e: e["path"])
+
+    edit(copy, add)
+    with pytest.raises(rules.UnsafePathError):
+        open_package(copy)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json"])
+def test_a_symbolic_link(copy: Path, name: str) -> None:
+    (copy / name).rename(copy.parent / name)
+    (copy / name).symlink_to(copy.parent / name)
+    with pytest.raises(rules.SymlinkError):
+        open_package(copy)
+
+
+def test_a_linked_folder_is_not_entered(copy: Path, tmp_path: Path) -> None:
+    (copy / "folder").symlink_to(tmp_path)
+    with pytest.raises(rules.SymlinkError):
+        open_package(copy)
+
+
+def test_a_pipe_is_not_read(copy: Path) -> None:
+    os.mkfifo(copy / "pipe")
+    with pytest.raises(rules.SymlinkError):
+        open_package(copy)
+
+
+def test_an_unlisted_file(copy: Path) -> None:
+    (copy / "sub").mkdir()
+    (copy / "sub" / "extra.bin").write_bytes(b"1")
+    with pytest.raises(rules.UnlistedFileError, match=r"sub/extra\.bin"):
+        open_package(copy)
+
+
+def test_a_missing_file(copy: Path) -> None:
+    (copy / "README.md").unlink()
+    with pytest.raises(rules.MissingFileError, match=r"README\.md"):
+        open_package(copy)
+
+
+def test_a_file_of_another_size(copy: Path) -> None:
+    with (copy / "README.md").open("a") as file:
+        file.write("more")
+    with pytest.raises(rules.SizeMismatchError, match=r"README\.md: expected \d+ bytes"):
+        open_package(copy)
+
+
+def test_a_file_with_one_other_bit(copy: Path) -> None:
+    data = bytearray((copy / "encoder.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "encoder.onnx").write_bytes(data)
+    with pytest.raises(rules.DigestMismatchError, match=r"encoder\.onnx: expected sha256"):
+        open_package(copy)
+
+
+def test_the_cheapest_rule_comes_first(copy: Path) -> None:
+    edit(copy, lambda v: (v.update(format="other"), entry(v, "README.md").update(size=1)))
+    (copy / "extra").write_text("")
+    with pytest.raises(rules.UnknownFormatError):
+        open_package(copy)
+
+
+def test_every_rule_has_an_error_of_its_own() -> None:
+    errors = [value for value in vars(rules).values() if isinstance(value, type) and value.__name__.endswith("Error")]
+    assert rules.__doc__ is not None
+    drawn = [error.__name__ for error in errors if error.__name__ in rules.__doc__]
+    assert len(drawn) == 12  # PackageError and its eleven rules
+
+
+def test_versions_are_positive_integers_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("1", "2", "10", "0", "01", "x", ".staging-3", "-1", "1.sig"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "11").write_text("a file")
+    assert versions(tmp_path) == [1, 2, 10]
+    assert newest(tmp_path) == tmp_path / "10"
+
+
+def test_a_folder_without_versions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(rules.NotAPackageError, match="no package here"):
+        newest(tmp_path)
