@@ -4,6 +4,8 @@ It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would ans
 statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, it refuses new calls.
 """
 
+import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -25,7 +27,10 @@ class GuardedServer:
 
     def __init__(self, server: aio.Server) -> None:
         self._server = server
-        self.draining = False
+        self._draining = False
+        self._active = 0  # calls with one response, that are being answered
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Generated code registers every service twice; the other call names the methods, so it is the one to wrap."""
@@ -35,6 +40,15 @@ class GuardedServer:
         guarded = {name: self._guard(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
+    async def drain(self, grace: float) -> None:
+        """Refuse new calls with UNAVAILABLE, and wait until the accepted ones are answered, `grace` seconds at most.
+
+        Streams of responses are not waited for: a watcher of the health service never ends.
+        """
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+
     def _guard(self, method: str, handler: Any) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
@@ -43,8 +57,10 @@ class GuardedServer:
         answer = _stream(behaviour) if handler.response_streaming else behaviour
 
         async def guarded(request: Any, context: Any) -> Any:
+            counted = not handler.response_streaming
+            self._enter(counted)
             try:
-                if self.draining:
+                if self._draining:
                     raise UnavailableError("the server is draining")
                 if type(request) is _Malformed:
                     raise request.error
@@ -54,9 +70,21 @@ class GuardedServer:
             except Exception as error:
                 failure = failure_of(error, method)
                 await context.abort(failure.code, failure.text, failure.trailing_metadata)
+            finally:
+                self._leave(counted)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return cast("Handler", make(guarded, _lenient(handler.request_deserializer), handler.response_serializer))
+
+    def _enter(self, counted: int) -> None:
+        self._active += counted
+        if counted:
+            self._idle.clear()
+
+    def _leave(self, counted: int) -> None:
+        self._active -= counted
+        if not self._active:
+            self._idle.set()
 
 
 class _Malformed:

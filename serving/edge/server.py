@@ -13,6 +13,7 @@ from serving.edge.servicer import VaeServicer
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
+FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
 
 
@@ -48,8 +49,8 @@ class Edge:
     async def stop(self, grace: float) -> None:
         """Turn not ready, refuse new calls with UNAVAILABLE, and give the accepted ones `grace` seconds."""
         await self._health.enter_graceful_shutdown()
-        self._guard.draining = True
-        await self._server.stop(grace)
+        await self._guard.drain(grace)
+        await self._server.stop(min(grace, FLUSH_SECONDS))
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:

@@ -1,6 +1,7 @@
 """The batcher with a toy engine and no network: each caller gets its own rows, whatever happens to its neighbours."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -244,7 +245,7 @@ async def test_closing_answers_everyone_who_waits() -> None:
     order=st.randoms(use_true_random=False),
 )
 def test_whatever_arrives_and_leaves_everyone_gets_exactly_their_own_rows(
-    sizes: list[int], max_batch_rows: int, cancelled: set[int], order: "object"
+    sizes: list[int], max_batch_rows: int, cancelled: set[int], order: random.Random
 ) -> None:
     async def scenario() -> None:
         engine = ToyEngine()
@@ -253,9 +254,9 @@ def test_whatever_arrives_and_leaves_everyone_gets_exactly_their_own_rows(
             calls = []
             for one in sent:
                 calls.append(asyncio.create_task(batcher.submit(one)))
-                for _ in range(order.randrange(4)):  # type: ignore[attr-defined]
+                for _ in range(order.randrange(4)):
                     await asyncio.sleep(0)
-                engine.gate.set() if order.random() < 0.5 else engine.gate.clear()  # type: ignore[attr-defined]
+                engine.gate.set() if order.random() < 0.5 else engine.gate.clear()
             for i in cancelled & set(range(len(calls))):
                 calls[i].cancel()
             engine.gate.set()

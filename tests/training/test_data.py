@@ -58,7 +58,8 @@ def test_an_array_keeps_its_kind(
 ) -> None:
     np.save(tmp_path / "a.npy", array)
     dataset = load(tmp_path / "a.npy")
-    assert (dataset.train.pixels.dtype, dataset.scale, dataset.image_shape) == (dtype, scale, shape)
+    assert dataset.train.pixels.dtype == dtype
+    assert (dataset.scale, dataset.image_shape) == (scale, shape)
     assert dataset.name == "a.npy"  # not where it lies
 
 
@@ -103,7 +104,7 @@ def test_an_array_that_is_no_set_of_images_is_refused(tmp_path: Path, array: np.
     ],
 )
 def test_an_archive_with_anything_else_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
-    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message):
         load(tmp_path / "a.npz")
 
@@ -125,12 +126,13 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
 # --- folders ---
 
 
-def save_images(folder: Path, *names: str, size: tuple[int, int] = (6, 5), mode: str = "L") -> None:
+def save_images(folder: Path, *names: str, size: tuple[int, int] = (6, 5), mode: str = "L") -> Path:
     random = np.random.default_rng(0)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (size[1], size[0], len(mode)), np.uint8)
         Image.fromarray(pixels.squeeze()).save(folder / name)
+    return folder
 
 
 def test_a_folder_of_grey_images(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_kl_is_that_of_torch_s_distributions(posterior: tuple[torch.Tensor, 
 def test_the_kl_is_the_mean_log_ratio_over_draws(posterior: tuple[torch.Tensor, torch.Tensor]) -> None:
     mu, log_var = (t[:, None].expand(-1, 200_000, -1) for t in posterior)
     z = reparameterize(mu, log_var, torch.Generator().manual_seed(1))
-    ratio = (Normal(mu, (0.5 * log_var).exp()).log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(2)
+    ratio = (Normal(mu, (0.5 * log_var).exp()).log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(2)  # type: ignore[no-untyped-call]
     error = ratio.std(1) / ratio.shape[1] ** 0.5
     assert ((ratio.mean(1) - kl_divergence(*posterior)).abs() < 5 * error).all()
 
@@ -76,4 +76,4 @@ def test_the_twin_is_exact_where_probabilities_saturate() -> None:
 def test_for_binary_data_the_reconstruction_is_a_bernoulli_log_likelihood() -> None:
     x, logits = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.3, -2.0, 4.0]])
     reconstruction, _ = negative_elbo(x, logits, torch.zeros(1, 1), torch.zeros(1, 1))
-    torch.testing.assert_close(-reconstruction, Bernoulli(logits=logits).log_prob(x).sum())
+    torch.testing.assert_close(-reconstruction, Bernoulli(logits=logits).log_prob(x).sum())  # type: ignore[no-untyped-call]

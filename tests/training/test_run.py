@@ -37,7 +37,8 @@ def test_it_holds_what_the_design_says(digits_run: Path) -> None:
 
 def test_heldout_images_are_in_range(digits_run: Path) -> None:
     images = open_run(digits_run).heldout()
-    assert (images.shape, images.dtype) == ((64, 1, 8, 8), np.float32)
+    assert images.dtype == np.float32
+    assert images.shape == (64, 1, 8, 8)
     assert (images.min(), images.max()) == (0.0, 1.0)
 
 

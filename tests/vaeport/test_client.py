@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -130,7 +131,7 @@ class FakeCall(grpc.RpcError):
     def details(self) -> str:
         return "the details"
 
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+    def trailing_metadata(self) -> Any:
         return self._metadata
 
 

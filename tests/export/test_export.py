@@ -1,0 +1,162 @@
+"""From a run to a version: complete or not there at all, the same bytes for the same run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vaeport
+from export import package as folder
+from export import pipeline
+from export.errors import ExportError, ParityError, VersionExistsError
+from export.pipeline import export_run
+from vaeport.package import open_package, versions
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_package_says_what_it_is(package: Path) -> None:
+    manifest = open_package(package).manifest
+    assert (manifest.name, manifest.version, manifest.format) == ("digits", 1, "vaeport/1")
+    assert (manifest.model.family, manifest.model.image_shape, manifest.model.latent_dim) == ("mlp", (1, 8, 8), 5)
+    assert (manifest.preprocessing.size, manifest.preprocessing.scale) == ((8, 8), 16.0)
+    assert manifest.training["metrics"]["test_loss"] > 0
+    listed = [entry.path for entry in manifest.files]
+    assert listed == ["README.md", "checkpoint.safetensors", "decoder.onnx", "encoder.onnx", "parity.json"]
+    card = (package / "README.md").read_text()
+    assert "digits, version 1" in card
+    assert f"{manifest.training['metrics']['test_loss']:.2f} nats" in card
+
+
+def test_nothing_inside_tells_when_where_or_how_long(package: Path, digits_run: Path) -> None:
+    import socket
+
+    for path in package.iterdir():
+        content = path.read_bytes()
+        for trace in (b'"seconds"', str(digits_run).encode(), str(ROOT).encode(), socket.gethostname().encode()):
+            assert trace not in content, (path.name, trace)
+
+
+def test_a_second_export_is_the_next_version_with_the_same_content(
+    digits_run: Path, package: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "digits"
+    shutil.copytree(package, to / "1")
+    second = export_run(digits_run, to)
+    assert second == to / "2"
+    assert sorted(path.name for path in to.iterdir()) == ["1", "2"]
+    for name in ("encoder.onnx", "decoder.onnx", "checkpoint.safetensors", "parity.json"):
+        assert (second / name).read_bytes() == (to / "1" / name).read_bytes(), name
+    assert vaeport.load(to).info().models[0].version == "2"
+
+
+def test_the_same_run_name_and_version_give_the_same_bytes(digits_run: Path, package: Path, tmp_path: Path) -> None:
+    again = export_run(digits_run, tmp_path / "digits", version=1)
+    for path in package.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_last_takes_the_last_weights(digits_run: Path, tmp_path: Path) -> None:
+    made = export_run(digits_run, tmp_path / "digits", last=True)
+    assert (made / "checkpoint.safetensors").read_bytes() == (digits_run / "last.safetensors").read_bytes()
+
+
+def test_a_colour_model_goes_all_the_way(two_models: Path) -> None:
+    model = vaeport.load(two_models / "colour")
+    assert model.image_shape == (3, 6, 4)
+    assert model.sample(2, seed=0).shape == (2, 3, 6, 4)
+
+
+def test_a_mismatch_writes_nothing(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.parity.LIMIT", 0.0)
+    with pytest.raises(ParityError, match="nothing is written"):
+        export_run(digits_run, tmp_path / "digits")
+    assert list((tmp_path / "digits").iterdir()) == []
+
+
+def test_an_existing_version_is_refused_before_any_work(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits" / "3").mkdir(parents=True)
+    monkeypatch.setattr(pipeline, "open_run", lambda path: pytest.fail("worked all the same"))
+    with pytest.raises(VersionExistsError, match="digits/3: is there already"):
+        export_run(digits_run, tmp_path / "digits", version=3)
+
+
+def test_a_version_taken_meanwhile_is_left_alone(
+    digits_run: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody publishes version 1 between our choice of it and the rename."""
+    to = tmp_path / "digits"
+    complete = folder._complete
+    raced: list[Path] = []
+
+    def race(staged: Path, manifest: object) -> None:
+        complete(staged, manifest)  # type: ignore[arg-type]
+        if not raced:
+            raced.append(Path(shutil.copytree(package, to / "1")))
+
+    monkeypatch.setattr(folder, "_complete", race)
+    assert export_run(digits_run, to) == to / "2"
+    assert open_package(to / "2").manifest.version == 2
+    assert versions(to) == [1, 2]
+    with pytest.raises(VersionExistsError):
+        export_run(digits_run, to, version=2)
+
+
+def test_a_crash_at_any_step_leaves_no_version(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in ("_complete", "open_package", "_sync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(folder, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                export_run(digits_run, tmp_path / "digits")
+        assert list((tmp_path / "digits").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("-bad", None, "the last component names the package"),
+        ("a b", None, "names the package"),
+        ("ok", 0, "--version"),
+    ],
+)
+def test_a_bad_name_or_version_is_refused(
+    digits_run: Path, tmp_path: Path, name: str, version: int | None, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_run(digits_run, tmp_path / name, version=version)
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_command_prints_the_folder_alone(digits_run: Path, tmp_path: Path) -> None:
+    done = run_export(str(digits_run), "--to", str(tmp_path / "digits"))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/digits/1\n"), done.stderr
+    opened = open_package(tmp_path / "digits" / "1")
+    parity = json.loads((opened.path / "parity.json").read_text())
+    assert np.all([check["passed"] for check in parity["checks"]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere"], "export: error: /nowhere: no such run directory"),
+        ([str(ROOT / "tests")], "tests: not a run directory: run.json is missing"),
+    ],
+)
+def test_a_mistake_is_one_clear_message_and_exit_status_1(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run_export(*arguments, "--to", str(tmp_path / "digits"))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "digits").exists()

@@ -1,0 +1,69 @@
+"""The graphs: dynamic, deterministic, without randomness and without traces of the machine they were made on."""
+
+import getpass
+import socket
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.graphs import Role, graph_spec, roles, to_onnx
+from training import VAE
+from vaeport.graphs import RANDOM_OPERATORS, choose_device, load_graph
+
+SHAPE = (3, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def made() -> list[tuple[Role, onnx.ModelProto]]:
+    torch.manual_seed(0)
+    return [(role, to_onnx(role)) for role in roles(VAE(60, 16, 7).eval(), SHAPE)]
+
+
+def test_names_shapes_opset_and_ir(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+    (encoder, encoder_proto), (decoder, decoder_proto) = made
+    spec = graph_spec(encoder, encoder_proto)
+    assert (spec.path, spec.opset, spec.ir_version) == ("encoder.onnx", 20, 10)
+    assert [(t.name, t.dtype, t.shape) for t in spec.inputs] == [("image", "float32", ("batch", 3, 4, 5))]
+    assert [(t.name, t.shape) for t in spec.outputs] == [("mean", ("batch", 7)), ("log_var", ("batch", 7))]
+    spec = graph_spec(decoder, decoder_proto)
+    assert [(t.name, t.shape) for t in spec.inputs] == [("latent", ("batch", 7))]
+    assert [(t.name, t.shape) for t in spec.outputs] == [("image", ("batch", *SHAPE)), ("logits", ("batch", *SHAPE))]
+
+
+def test_one_file_and_no_random_operator(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+    for _, proto in made:
+        assert not any(initializer.data_location for initializer in proto.graph.initializer)
+        assert not {node.op_type for node in proto.graph.node} & RANDOM_OPERATORS
+
+
+def test_no_path_user_or_host_of_the_author(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+    for _, proto in made:
+        content = proto.SerializeToString()
+        for trace in (
+            str(Path(__file__).parents[2]),
+            "site-packages",
+            ".py",
+            getpass.getuser() + "@",
+            socket.gethostname(),
+        ):
+            assert trace.encode() not in content, trace
+
+
+def test_exporting_twice_gives_the_same_bytes(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+    for role, proto in made:
+        assert to_onnx(role).SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+def test_images_stay_in_their_range_at_extreme_latents(
+    made: list[tuple[Role, onnx.ModelProto]], tmp_path: Path
+) -> None:
+    role, proto = made[1]
+    (tmp_path / role.path).write_bytes(proto.SerializeToString())
+    graph = load_graph(tmp_path, graph_spec(role, proto), choose_device("cpu"), 1)
+    image, logits = graph(np.array([[s * 10.0**e] * 7 for e in range(7) for s in (1, -1)], np.float32))
+    assert np.abs(logits).max() > 1000
+    assert image.min() >= 0.0
+    assert image.max() <= 1.0

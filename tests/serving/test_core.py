@@ -1,0 +1,130 @@
+"""What each call means, with toy models and no transport."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from serving.core import Core
+from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, toy_model
+from vaeport.errors import InvalidInputError, NotFoundError
+from vaeport.prior import standard_normal
+
+
+@pytest.fixture
+async def core() -> AsyncIterator[Core]:
+    core = Core([toy_model()], max_request_rows=10)
+    yield core
+    await core.close()
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Core]:
+    core = Core([toy_model("a"), toy_model("b", 7)], max_request_rows=10)
+    yield core
+    await core.close()
+
+
+def images(rows: int) -> np.ndarray:
+    return np.random.default_rng(rows).random((rows, *IMAGE_SHAPE), np.float32)
+
+
+async def test_encode_gives_the_posterior_and_no_draw_without_a_seed(core: Core) -> None:
+    sent = images(7)
+    encoded = await core.encode("", "", sent)
+    assert np.array_equal(encoded.mean, sent.reshape(7, 6)[:, [0, 5]])
+    assert np.array_equal(encoded.log_var, -encoded.mean)
+    assert encoded.latents is None
+    assert (encoded.model.name, encoded.model.version) == ("toy", "3")
+    assert encoded.timings.batch_rows == 4
+
+
+async def test_encode_with_a_seed_draws_from_the_posterior_whatever_the_piece(core: Core) -> None:
+    sent = images(6)
+    whole = await core.encode("", "", sent, seed=5, first_row=2)
+    piece = await core.encode("", "", sent[4:], seed=5, first_row=6)
+    assert whole.latents is not None
+    assert piece.latents is not None
+    epsilon = standard_normal(5, 2, 6, LATENT_DIM)
+    np.testing.assert_allclose(whole.latents, whole.mean + np.exp(whole.log_var / 2) * epsilon, rtol=1e-6)
+    assert np.array_equal(piece.latents, whole.latents[4:])
+
+
+async def test_sample_returns_its_latents_and_the_seed_it_drew(core: Core) -> None:
+    sampled = await core.sample("", "", 3, seed=None, first_row=0, temperature=0.5)
+    again = await core.sample("", "", 3, seed=sampled.seed, first_row=0, temperature=0.5)
+    assert np.array_equal(sampled.images, again.images)
+    assert np.array_equal(sampled.latents, standard_normal(sampled.seed, 0, 3, LATENT_DIM) * np.float32(0.5))
+
+
+async def test_reconstruct_decodes_the_mean_and_adds_up_the_time(core: Core) -> None:
+    sent = images(2)
+    decoded = await core.reconstruct("", "", sent)
+    mean = (await core.encode("", "", sent)).mean
+    assert np.array_equal(decoded.images, (await core.decode("", "", mean)).images)
+    assert decoded.timings.compute_seconds > 0
+
+
+async def test_the_same_seed_gives_the_same_samples_whatever_else_runs(core: Core) -> None:
+    alone = (await core.sample("", "", 5, seed=1, first_row=0, temperature=1.0)).images
+    noise = [core.sample("", "", n % 9 + 1, seed=n, first_row=0, temperature=1.0) for n in range(50)]
+    crowd = await asyncio.gather(*noise, core.sample("", "", 5, seed=1, first_row=0, temperature=1.0))
+    assert np.array_equal(crowd[-1].images, alone)
+
+
+async def test_an_empty_model_is_the_only_one_or_the_default_one(two: Core) -> None:
+    with pytest.raises(InvalidInputError, match="model: expected one of a, b, got no name"):
+        await two.encode("", "", images(1))
+    assert (await two.encode("b", "", images(1))).model.version == "7"
+    default = Core([toy_model("a"), toy_model("b")], max_request_rows=10, default_model="b")
+    assert (await default.encode("", "", images(1))).model.name == "b"
+    await default.close()
+
+
+async def test_a_default_model_that_is_not_there_is_found_out_at_the_start() -> None:
+    model = toy_model("a")
+    with pytest.raises(NotFoundError, match="no model 'c' here; there is a"):
+        Core([model], max_request_rows=10, default_model="c")
+    await model.encoder.close()
+    await model.decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "message"),
+    [
+        ("c", "", "model: no model 'c' here; there is a, b"),
+        ("a", "9", "version: no version '9' of model 'a' here; there is 3"),
+        ("a", "03", "no version '03'"),
+        ("a", "newest", "no version 'newest'"),
+    ],
+)
+async def test_an_unknown_model_or_version_names_what_there_is(
+    two: Core, model: str, version: str, message: str
+) -> None:
+    for call in (
+        two.encode(model, version, images(1)),
+        two.decode(model, version, np.zeros((1, 2), np.float32)),
+        two.reconstruct(model, version, images(1)),
+        two.sample(model, version, 1, seed=1, first_row=0, temperature=1.0),
+    ):
+        with pytest.raises(NotFoundError, match=message):
+            await call
+    with pytest.raises(NotFoundError, match=message):
+        two.info(model, version)
+
+
+async def test_info_lists_all_models_or_the_one_named(two: Core) -> None:
+    assert [model.name for model in two.info("", "")] == ["a", "b"]
+    assert [model.name for model in two.info("b", "7")] == ["b"]
+
+
+async def test_more_rows_than_a_request_may_have_are_refused(core: Core) -> None:
+    for call, field in (
+        (core.encode("", "", images(11)), "images"),
+        (core.reconstruct("", "", images(11)), "images"),
+        (core.decode("", "", np.zeros((11, 2), np.float32)), "latents"),
+        (core.sample("", "", 11, seed=1, first_row=0, temperature=1.0), "count"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"{field}: expected at most 10 rows, got 11 rows"):
+            await call

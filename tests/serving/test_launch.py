@@ -1,0 +1,84 @@
+"""Settings that cannot work refuse to start, and so does a port that somebody has."""
+
+import dataclasses
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from serving.launcher import reserved_port
+from serving.models import load_models
+from serving.settings import Settings, SettingsError
+from vaeport.errors import PackageError
+from vaeport.graphs import choose_device
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"port": 65536}, "--port: expected 0 to 65535, got 65536"),
+        ({"port": -1}, "--port"),
+        ({"workers": 0}, "--workers: expected at least 1, got 0"),
+        ({"threads": -1}, "--threads"),
+        ({"max_batch_rows": 0}, "--max-batch-rows"),
+        ({"max_queue_rows": 1023}, "--max-queue-rows: expected at least 1024"),
+        ({"grace": -1.0}, "--grace"),
+        ({"grace": float("nan")}, "--grace"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    Settings().check()
+    with pytest.raises(SettingsError, match=message):
+        dataclasses.replace(Settings(), **changes).check()  # type: ignore[arg-type]
+
+
+def test_port_0_takes_a_free_one_and_keeps_it() -> None:
+    with reserved_port("127.0.0.1", 0) as address:
+        port = int(address.removeprefix("127.0.0.1:"))
+        with socket.socket() as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            worker.bind(("127.0.0.1", port))
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", port))
+
+
+def test_a_port_that_another_server_shares_is_found_out() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # we could bind beside it, and must not
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(SettingsError, match=f"--port {port}: cannot listen there"),
+            reserved_port("127.0.0.1", port),
+        ):
+            pass
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"--host 192\.0\.2\.1"), reserved_port("192.0.2.1", 0):
+        pass
+
+
+def test_ipv6_addresses_are_bracketed() -> None:
+    with reserved_port("::1", 0) as address:
+        assert address.startswith("[::1]:")
+
+
+def test_the_newest_version_of_each_model_is_loaded(two_models: Path) -> None:
+    loaded = load_models(two_models, choose_device("cpu"), 1)
+    assert [model.package.manifest.name for model in loaded] == ["colour", "digits"]
+
+
+def test_a_folder_without_models_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"no models here; make one with: python -m export RUN --to .*/NAME"):
+        load_models(tmp_path, choose_device("cpu"), 1)
+    with pytest.raises(PackageError, match="no such folder of models"):
+        load_models(tmp_path / "nothing", choose_device("cpu"), 1)
+
+
+def test_a_package_under_another_name_is_refused(package: Path, tmp_path: Path) -> None:
+    shutil.copytree(package, tmp_path / "renamed" / "1")
+    with pytest.raises(PackageError, match="renamed/1: holds version 1 of 'digits'; a package keeps its name"):
+        load_models(tmp_path, choose_device("cpu"), 1)

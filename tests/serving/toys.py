@@ -1,0 +1,39 @@
+"""A toy model for the core and the edge: its encoder and decoder are arithmetic, so that a swapped row would show."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.batching import Batcher
+from serving.batching.batcher import Rows
+from serving.engine.engine import assemble
+from serving.models import ServedModel
+from vaeport.manifest import FORMAT, Manifest, ModelSpec, Preprocessing
+from vaeport.results import ModelInfo
+
+IMAGE_SHAPE = (1, 2, 3)
+LATENT_DIM = 2
+
+
+async def encode(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+    """mean = (first pixel, last pixel); log_var = their negatives."""
+    images = assemble(pieces).reshape(-1, 6)
+    mean = images[:, [0, 5]]
+    return mean, -mean
+
+
+async def decode(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+    """Every pixel is the logistic function of the sum of the latents."""
+    logits = np.concatenate(pieces).sum(1)[:, None, None, None].repeat(2, 2).repeat(3, 3)
+    return 1 / (1 + np.exp(-logits)), logits
+
+
+def toy_model(name: str = "toy", version: int = 3, max_queue_rows: int = 4096) -> ServedModel:
+    """A served model with running queues; needs a running loop."""
+    spec = ModelSpec("toy", IMAGE_SHAPE, LATENT_DIM, "bernoulli")
+    manifest = Manifest(FORMAT, name, version, spec, Preprocessing((2, 3), 1, "none", 255.0), {}, {}, {})
+    info = ModelInfo(name, str(version), IMAGE_SHAPE, LATENT_DIM, "bernoulli", "sha256:0", ("Toy",))
+    batchers = [Batcher(run, max_batch_rows=4, max_queue_rows=max_queue_rows) for run in (encode, decode)]
+    for batcher in batchers:
+        batcher.start()
+    return ServedModel(info, manifest, *batchers)
