@@ -10,7 +10,6 @@ from serving.batching import Batcher
 from serving.engine import Engine
 from vaeport.errors import PackageError
 from vaeport.graphs import Device, Graph, load_graphs
-from vaeport.manifest import Manifest
 from vaeport.model import model_info
 from vaeport.package import Package, open_package, versions
 from vaeport.results import ModelInfo
@@ -30,7 +29,6 @@ class ServedModel:
     """A model that takes requests."""
 
     info: ModelInfo
-    manifest: Manifest
     encoder: Batcher
     decoder: Batcher
 
@@ -57,7 +55,7 @@ def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_
         batchers[role] = Batcher(run, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows)
         batchers[role].start()
     info = model_info(model.package, model.device)
-    return ServedModel(info, model.package.manifest, batchers["encoder"], batchers["decoder"])
+    return ServedModel(info, batchers["encoder"], batchers["decoder"])
 
 
 def _load_model(path: Path, device: Device, threads: int) -> LoadedModel:

@@ -103,11 +103,6 @@ class Run:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", lines.encode())
 
-    def read_metrics(self) -> list[Metrics]:
-        """The rows of metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
     def describe(self, **fields: Any) -> None:
         """Update fields of run.json."""
         self.description.update(fields)

@@ -20,7 +20,7 @@ from vaeport.errors import (
     UnavailableError,
     VaeportError,
 )
-from vaeport.prior import SEED_LIMIT, check_seed
+from vaeport.prior import SEED_LIMIT, check_draw
 from vaeport.results import Encoding, ModelInfo, ServerInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import from_tensor, to_tensor
@@ -158,9 +158,7 @@ class Client:
         check_rows("count", count)
         check_temperature(temperature)
         seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
-        check_seed(seed)
-        if not 0 <= first_row <= SEED_LIMIT - count:
-            raise InvalidInputError.of("first_row", expected=f"0 <= first_row <= 2^64 - {count}", got=first_row)
+        check_draw(seed, first_row, count)
         return self._images(
             self._call(
                 self._stub.Sample,

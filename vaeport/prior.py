@@ -30,19 +30,19 @@ def standard_normal(seed: int, first_row: int, rows: int, latent_dim: int) -> ND
     Raises:
         InvalidInputError: a number outside its range.
     """
-    check_seed(seed)
-    if not 0 <= first_row <= SEED_LIMIT - rows:
-        raise InvalidInputError.of("first_row", expected=f"0 <= first_row <= 2^64 - {rows}", got=first_row)
+    check_draw(seed, first_row, rows)
     blocks = -(-latent_dim // WORDS_PER_BLOCK)
     generator = np.random.Philox(key=seed, counter=first_row * blocks)
     words = generator.random_raw(rows * blocks * WORDS_PER_BLOCK).reshape(rows, blocks * WORDS_PER_BLOCK)
     return _box_muller(words)[:, :latent_dim].astype(np.float32)
 
 
-def check_seed(seed: int) -> None:
-    """Raise InvalidInputError unless 0 <= seed < 2^64."""
+def check_draw(seed: int, first_row: int, rows: int) -> None:
+    """Raise InvalidInputError unless 0 <= seed < 2^64 and the rows are among the 2^64 that a seed has."""
     if not 0 <= seed < SEED_LIMIT:
         raise InvalidInputError.of("seed", expected="0 <= seed < 2^64", got=seed)
+    if not 0 <= first_row <= SEED_LIMIT - rows:
+        raise InvalidInputError.of("first_row", expected=f"0 <= first_row <= 2^64 - {rows}", got=first_row)
 
 
 def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:

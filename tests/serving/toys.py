@@ -8,7 +8,6 @@ from serving.batching import Batcher
 from serving.batching.batcher import Rows
 from serving.engine.engine import assemble
 from serving.models import ServedModel
-from vaeport.manifest import FORMAT, Manifest, ModelSpec, Preprocessing
 from vaeport.results import ModelInfo
 
 IMAGE_SHAPE = (1, 2, 3)
@@ -30,10 +29,8 @@ async def decode(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
 
 def toy_model(name: str = "toy", version: int = 3, max_queue_rows: int = 4096) -> ServedModel:
     """A served model with running queues; needs a running loop."""
-    spec = ModelSpec("toy", IMAGE_SHAPE, LATENT_DIM, "bernoulli")
-    manifest = Manifest(FORMAT, name, version, spec, Preprocessing((2, 3), 1, "none", 255.0), {}, {}, {})
     info = ModelInfo(name, str(version), IMAGE_SHAPE, LATENT_DIM, "bernoulli", "sha256:0", ("Toy",))
     batchers = [Batcher(run, max_batch_rows=4, max_queue_rows=max_queue_rows) for run in (encode, decode)]
     for batcher in batchers:
         batcher.start()
-    return ServedModel(info, manifest, *batchers)
+    return ServedModel(info, *batchers)

@@ -32,6 +32,10 @@ def trained(config: Config, dataset: data.Dataset) -> tuple[Run, list[Metrics]]:
     return run, train(config, dataset, run)
 
 
+def metrics_of(run: Run) -> list[Metrics]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
 def without_seconds(rows: list[Metrics]) -> list[Metrics]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
@@ -43,7 +47,7 @@ def assert_same_training(one: Run, other: Run) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
-    assert without_seconds(one.read_metrics()) == without_seconds(other.read_metrics())
+    assert without_seconds(metrics_of(one)) == without_seconds(metrics_of(other))
 
 
 def test_two_runs_of_one_seed_are_equal_to_the_bit(tmp_path: Path, digits: data.Dataset) -> None:
@@ -129,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(
     with pytest.raises(DivergedError, match=r"epoch 2: the training loss is nan .* try a lower --lr"):
         trained(dataclasses.replace(config, epochs=2, resume=True), digits)
     assert (run.path / LAST).read_bytes() == good
-    assert len(run.read_metrics()) == 1
+    assert len(metrics_of(run)) == 1
 
 
 def test_float_images_train_too(tmp_path: Path) -> None:
@@ -147,6 +151,6 @@ def test_cuda_without_a_gpu_is_an_error(tmp_path: Path, digits: data.Dataset) ->
 
 def test_metrics_are_a_row_per_epoch_with_the_documented_keys(tmp_path: Path, digits: data.Dataset) -> None:
     run, _ = trained(config_for(tmp_path / "run"), digits)
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics_of(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {"epoch", "train_loss", "test_loss", "reconstruction", "kl", "beta", "seconds"} <= rows[0].keys()
