@@ -55,11 +55,14 @@ def main() -> None:
 
 def ours(epochs: int) -> list[Row]:
     """The rows of `training.loop.train`."""
+    import torch
+
     from training import data
     from training.config import Config
     from training.loop import train
     from training.run import create_run
 
+    torch.set_flush_denormal(True)  # as `python -m training` does
     with tempfile.TemporaryDirectory() as folder:
         config = Config("mnist", Path(folder) / "run", epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, device="cpu")
         dataset = data.load("mnist", _data_root(), config.seed)

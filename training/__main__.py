@@ -33,10 +33,15 @@ def train_and_report(config: Config, data_root: Path) -> None:
     Raises:
         TrainingError: what the user can mend.
     """
-    from training import data, plots, report  # torch, matplotlib: not for --help
+    import torch  # not at the top: --help needs neither it nor matplotlib
+
+    from training import data, plots, report
     from training.loop import train
     from training.run import check_resumable, create_run, open_run
 
+    # Adam's moments become denormal numbers, which make some processors take half as long again. It is a setting of the
+    # whole process, so main makes it, and before anything computes: threads inherit it when they are made.
+    torch.set_flush_denormal(True)
     dataset = data.load(config.data, data_root, config.seed)
     run = open_run(config.run) if config.resume else create_run(config, dataset)
     check_resumable(run, config, dataset)

@@ -46,9 +46,6 @@ def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
         DivergedError: the loss is not finite. The run keeps the epochs before.
         RunError: the state to resume from does not fit.
     """
-    # Adam's moments become denormal numbers, which make some CPUs take 60 % longer. Before anything else that computes:
-    # threads inherit the setting when they are made.
-    torch.set_flush_denormal(True)
     device = choose_device(config.device)
     state = _initial_state(config, run, device)
     if config.resume:

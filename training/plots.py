@@ -127,7 +127,7 @@ def _scatter(axes: Axes, points: NDArray[np.float32], labels: NDArray[np.int64] 
         chosen = points[labels == label]
         axes.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colours(number), label=str(label))
     if len(classes) <= LEGEND_CLASSES:
-        axes.legend(title="label", markerscale=2)
+        axes.legend(title="label", markerscale=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the points
 
 
 def _first(images: Images, count: int, scale: float) -> Pictures:
