@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from training.model import VAE
 from vaeport.graphs import tensor_specs
 from vaeport.manifest import GraphSpec
+from vaeport.package import BATCH_AXIS
 
 OPSET = 20
 EXAMPLE_BATCH = 3  # 0 and 1 would be frozen into the graph; an odd prime shows up where it does not belong
-BATCH_AXIS = "batch"
 
 
 class EncoderGraph(nn.Module):

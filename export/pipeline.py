@@ -77,7 +77,8 @@ def _write_graph(staged: Path, role: Role) -> GraphSpec:
 
 
 def _compare(staged: Path, spec: GraphSpec, role: Role, real: parity.Rows, device: Device) -> list[parity.Check]:
-    graph = load_graph(staged, spec, device, threads=1)
+    path = staged / spec.path
+    graph = load_graph(path, path.read_bytes(), spec, device, threads=1)
     return parity.compare(role, graph, parity.inputs_for(role, np.ascontiguousarray(real)))
 
 
@@ -95,4 +96,5 @@ def _manifest(
         graphs=specs,
         training={"data": data, "metrics": metrics, "seed": run.description["config"]["seed"]},
         parity=parity_summary,
+        files=(),  # listed when the folder is complete
     )

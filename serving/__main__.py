@@ -19,6 +19,8 @@ def main() -> int:
     except (SettingsError, VaeportError, WorkerDiedError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the signals are handled: nothing has been served yet
+        return 130
     return 0
 
 

@@ -1,6 +1,5 @@
 """What each call means: arrays in, arrays out, domain errors. Every edge calls this; it knows no transport."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +8,9 @@ from numpy.typing import NDArray
 
 from serving.batching import Batched
 from serving.models import ServedModel
-from vaeport.arrays import as_images, as_latents, check_rows, check_temperature
+from vaeport.arrays import as_images, as_latents, check_rows
 from vaeport.errors import InvalidInputError, NotFoundError
-from vaeport.prior import SEED_LIMIT, standard_normal
+from vaeport.prior import Draw, standard_normal
 from vaeport.results import ModelInfo
 
 Floats = NDArray[np.float32]
@@ -77,7 +76,7 @@ class Core:
 
     def __init__(self, models: Sequence[ServedModel], *, max_request_rows: int, default_model: str = "") -> None:
         self._models = {model.info.name: model for model in models}
-        self._default_model = default_model
+        self.default_model = default_model or (models[0].info.name if len(models) == 1 else "")
         self.max_request_rows = max_request_rows
         if default_model:
             self._find(default_model, "")  # a default that is not there must not wait for its first caller
@@ -131,11 +130,10 @@ class Core:
         """
         served = self._find(model, version)
         self._check_count("count", count)
-        check_temperature(temperature)
-        seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
-        latents = standard_normal(seed, first_row, count, served.info.latent_dim) * np.float32(temperature)
+        draw = Draw.of(count, seed, first_row, temperature)
+        latents = draw.latents(served.info.latent_dim)
         batched = await served.decoder.submit(latents)
-        return Sampled(served.info, batched.outputs[0], latents, seed, Timings.of(batched))
+        return Sampled(served.info, batched.outputs[0], latents, draw.seed, Timings.of(batched))
 
     async def reconstruct(self, model: str, version: str, images: NDArray[np.generic]) -> Decoded:
         """Decode the posterior mean of each image.
@@ -157,7 +155,9 @@ class Core:
             await model.decoder.close()
 
     def _find(self, name: str, version: str) -> ServedModel:
-        name = name or self._default_model or self._only_model()
+        name = name or self.default_model
+        if not name:
+            raise InvalidInputError.of("model", expected=f"one of {self._names()}", got="no name")
         served = self._models.get(name)
         if served is None:
             raise NotFoundError(f"model: no model {name!r} here; there is {self._names()}")
@@ -166,11 +166,6 @@ class Core:
                 f"version: no version {version!r} of model {name!r} here; there is {served.info.version}"
             )
         return served
-
-    def _only_model(self) -> str:
-        if len(self._models) > 1:
-            raise InvalidInputError.of("model", expected=f"one of {self._names()}", got="no name")
-        return next(iter(self._models))
 
     def _names(self) -> str:
         return ", ".join(self._models)

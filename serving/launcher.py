@@ -49,33 +49,35 @@ def reserved_port(host: str, port: int) -> Iterator[str]:
         SettingsError: somebody listens there, or the host is not an address of this machine.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            port = probe.getsockname()[1]
+            probe.bind(target)
+            number, port = probe.getsockname()[:2]  # the address that the host stands for
         holder = socket.socket(family, socket.SOCK_STREAM)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((host, port))  # bound, never listening: it keeps the number, and gets no connections
-    except OSError as error:
+        holder.bind((number, port))  # bound, never listening: it keeps the port, and gets no connections
+    except (OSError, UnicodeError) as error:
         raise SettingsError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with holder:
-        yield f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+        yield f"[{number}]:{port}" if family == socket.AF_INET6 else f"{number}:{port}"
 
 
 def _run_workers(settings: Settings, address: str) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would copy the state of gRPC's and ONNX Runtime's threads
     workers: list[BaseProcess] = []
     ready: list[Connection] = []
-    for number in range(settings.workers):
-        reader, writer = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(settings, address, writer), name=f"worker-{number}")
-        worker.start()
-        writer.close()  # so that the reader sees the end of a worker that dies
-        workers.append(worker)
-        ready.append(reader)
     with _signals_to(workers) as signalled:
         try:
+            for number in range(settings.workers):
+                reader, writer = context.Pipe(duplex=False)
+                workers.append(context.Process(target=_work, args=(settings, address, writer), name=f"worker-{number}"))
+                _start(workers[-1])
+                writer.close()  # so that the reader sees the end of a worker that dies
+                ready.append(reader)
+                if signalled:
+                    workers[-1].terminate()  # it may have missed the signal
+                    raise EOFError
             _wait_until_ready(ready)
             _announce(address)
             wait([worker.sentinel for worker in workers])
@@ -88,6 +90,17 @@ def _run_workers(settings: Settings, address: str) -> None:
             if not signalled:
                 _terminate(workers)
             _join(workers, settings.grace)
+    if any(worker.exitcode != 0 for worker in workers):  # after a second signal, or before a worker was ready
+        sys.exit(128 + signalled[-1])
+
+
+def _start(worker: BaseProcess) -> None:
+    """Start with SIGINT ignored, which the child inherits: Ctrl-C reaches the whole group; the parent passes it on."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(settings: Settings, address: str, ready: Connection) -> None:
@@ -96,7 +109,6 @@ def _work(settings: Settings, address: str, ready: Connection) -> None:
     from vaeport.errors import VaeportError
 
     configure_logging()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on, once
     try:
         worker.run(settings, address, lambda: ready.send(None), signals=(signal.SIGTERM,))
     except VaeportError as error:
@@ -133,11 +145,12 @@ def _signals_to(workers: list[BaseProcess]) -> Iterator[list[int]]:
 def _terminate(workers: list[BaseProcess]) -> None:
     """SIGTERM: drain. A worker that gets it twice ends at once."""
     for worker in workers:
-        worker.terminate()
+        if worker.is_alive():
+            worker.terminate()
 
 
 def _join(workers: list[BaseProcess], grace: float) -> None:
-    for worker in workers:
+    for worker in (worker for worker in workers if worker.pid is not None):
         worker.join(grace + KILL_AFTER_GRACE_SECONDS)
         if worker.is_alive():
             worker.kill()

@@ -75,5 +75,11 @@ def _stop_event(signals: Sequence[signal.Signals]) -> asyncio.Event:
     for number in signals:
         loop.add_signal_handler(number, on_signal, number)
     if (parent := multiprocessing.parent_process()) is not None:
-        loop.add_reader(parent.sentinel, stop.set)  # a worker must not outlive a launcher that was killed
+        sentinel = parent.sentinel
+
+        def on_parent_end() -> None:
+            loop.remove_reader(sentinel)  # it stays readable for ever
+            stop.set()
+
+        loop.add_reader(sentinel, on_parent_end)  # a worker must not outlive a launcher that was killed
     return stop

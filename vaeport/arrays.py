@@ -1,6 +1,6 @@
 """Checks and shapes of the arrays that come in: the same rules in the server, in the client and in-process."""
 
-from math import isfinite
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,7 @@ def as_images(images: ArrayLike, image_shape: tuple[int, int, int]) -> NDArray[n
     Raises:
         InvalidInputError: another shape or dtype, no rows, a value that is NaN, infinite or outside [0, 1].
     """
-    array = np.asarray(images)
+    array = _as_array("images", images)
     shaped = array.reshape(_batch_shape(array.shape, image_shape))
     if shaped.dtype == np.uint8:
         checked: NDArray[np.uint8] | NDArray[np.float32] = np.ascontiguousarray(shaped)
@@ -46,7 +46,7 @@ def as_latents(latents: ArrayLike, latent_dim: int) -> NDArray[np.float32]:
     Raises:
         InvalidInputError: another shape or dtype, no rows, a value that is NaN or infinite in float32.
     """
-    array = np.asarray(latents)
+    array = _as_array("latents", latents)
     if not np.issubdtype(array.dtype, np.floating):
         raise InvalidInputError.of("latents", expected="a float dtype", got=f"dtype {array.dtype}")
     if array.ndim not in (1, 2) or array.shape[-1] != latent_dim:
@@ -73,12 +73,6 @@ def check_range(field: str, values: NDArray[np.floating], low: float, high: floa
     index = tuple(int(i) for i in np.argwhere(offenders)[0])
     bounds = f"in [{low:g}, {high:g}]" if high <= 1.0 else "finite"
     raise InvalidInputError.of(field, expected=f"values {bounds}", got=f"{values[index]} at {list(index)}")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise InvalidInputError unless `temperature` is finite and not negative."""
-    if not (isfinite(temperature) and temperature >= 0.0):
-        raise InvalidInputError.of("temperature", expected="a finite number >= 0", got=temperature)
 
 
 def to_float(
@@ -118,3 +112,10 @@ def _batch_shape(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> t
         raise InvalidInputError.of("images", expected=expected, got=f"shape {list(shape)}")
     check_rows("images", batch[0])
     return batch
+
+
+def _as_array(field: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of different lengths, or what numpy cannot make an array of
+        raise InvalidInputError.of(field, expected="an array", got=error) from error

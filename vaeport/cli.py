@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaeport._version import __version__
-from vaeport.errors import VaeportError
+from vaeport.errors import InvalidInputError, VaeportError
 
 if TYPE_CHECKING:
     from vaeport.client import Client
     from vaeport.model import Model
 
 DEFAULT_SERVER = "localhost:50051"
+DEFAULT_TIMEOUT = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,8 @@ def sample(options: argparse.Namespace) -> None:
 
 def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Client | Model]":
     if options.package is not None:
+        if options.model or options.timeout != DEFAULT_TIMEOUT:
+            raise InvalidInputError("--model and --timeout are for a server; a --package is one model, in this process")
         from vaeport.model import load
 
         return contextlib.nullcontext(load(options.package))
@@ -70,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="ask a server (%(default)s)")
     where.add_argument("--package", type=Path, metavar="PATH", help="compute here, with this package and no server")
     source.add_argument("--model", default="", help="name of the model on a server with several")
-    source.add_argument("--timeout", type=float, default=30.0, help="seconds for each request (%(default)s)")
+    source.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for each request (%(default)s)")
 
     command = commands.add_parser("info", parents=[source], help="what there is to ask", description=info.__doc__)
     command.set_defaults(command=info)

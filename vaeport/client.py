@@ -1,6 +1,6 @@
 """The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`."""
 
-import secrets
+import math
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vaeport.arrays import as_images, as_latents, check_rows, check_temperature
+from vaeport.arrays import as_images, as_latents
 from vaeport.errors import (
     DeadlineExceededError,
     InternalError,
@@ -20,13 +20,13 @@ from vaeport.errors import (
     UnavailableError,
     VaeportError,
 )
-from vaeport.prior import SEED_LIMIT, check_draw
+from vaeport.prior import Draw
 from vaeport.results import Encoding, ModelInfo, ServerInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import from_tensor, to_tensor
+from vaeport.wire import PUSHBACK_KEY, from_tensor, to_tensor
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
+LOOPBACK = ("localhost:", "127.", "[::1]:")
 
 ERROR_OF: dict[grpc.StatusCode, type[VaeportError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
@@ -34,6 +34,7 @@ ERROR_OF: dict[grpc.StatusCode, type[VaeportError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,  # by whoever closed the connection
     grpc.StatusCode.INTERNAL: InternalError,
 }
 
@@ -49,19 +50,28 @@ class Client:
         version: a decimal string; "" is the newest, or the one that is pinned.
         timeout: seconds until a request raises DeadlineExceededError. A call with a large array makes several requests.
 
+    Raises:
+        InvalidInputError: a timeout that is not positive and finite.
+
     Every method that asks the server raises a ServerError when it does not succeed there.
     """
 
     def __init__(
         self, address: str, *, model: str = "", version: str = "", timeout: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
+        if not 0 < timeout < math.inf:
+            raise InvalidInputError.of("timeout", expected="a positive number of seconds", got=timeout)
         self.address = address
         self._model = model
         self._version = version
         self._timeout = timeout
-        # Responses are as large as the rows that were asked for: the server's limit on rows is the limit.
-        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        options = [
+            ("grpc.max_receive_message_length", -1),  # responses are as large as the rows that were asked for
+            ("grpc.enable_http_proxy", int(not address.startswith(LOOPBACK))),  # no proxy reaches this machine's own
+        ]
+        self._channel = grpc.insecure_channel(address, options=options)
         self._stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+        self._closed = False
         self._cached: tuple[ModelInfo, int] | None = None
 
     def __enter__(self) -> Self:
@@ -73,7 +83,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; running calls end with UnavailableError."""
+        """Close the connection; running and later calls end with UnavailableError. Closing twice is fine."""
+        self._closed = True
         self._channel.close()
 
     @property
@@ -92,8 +103,7 @@ class Client:
         Raises:
             NotFoundError: no such model or version.
         """
-        request = vae_pb2.InfoRequest(model=self._model, version=self._version if self._model else "")
-        response = self._call(self._stub.Info, request)
+        response = self._call(self._stub.Info, vae_pb2.InfoRequest(**self._target()))
         models = tuple(
             ModelInfo(
                 name=model.name,
@@ -106,7 +116,7 @@ class Client:
             )
             for model in response.models
         )
-        return ServerInfo(models, response.limits.max_request_rows, response.server_version)
+        return ServerInfo(models, response.limits.max_request_rows, response.server_version, response.default_model)
 
     def encode(self, images: ArrayLike) -> Encoding:
         """The posterior of each image.
@@ -155,22 +165,19 @@ class Client:
         Raises:
             InvalidInputError: a number outside its range.
         """
-        check_rows("count", count)
-        check_temperature(temperature)
-        seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
-        check_draw(seed, first_row, count)
+        draw = Draw.of(count, seed, first_row, temperature)
         return self._images(
             self._call(
                 self._stub.Sample,
                 vae_pb2.SampleRequest(
                     **self._target(),
                     count=piece.stop - piece.start,
-                    seed=seed,
-                    first_row=first_row + piece.start,
-                    temperature=temperature,
+                    seed=draw.seed,
+                    first_row=draw.first_row + piece.start,
+                    temperature=float(draw.temperature),
                 ),
             )
-            for piece in self._pieces(count)
+            for piece in self._pieces(draw.count)
         )
 
     def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -190,10 +197,11 @@ class Client:
         """The model that requests go to, and the rows that one of them may have; asked for once."""
         if self._cached is None:
             info = self.info()
-            if len(info.models) != 1:
+            name = self._model or info.default_model
+            if not name:
                 names = ", ".join(model.name for model in info.models)
                 raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
-            self._cached = info.models[0], info.max_request_rows
+            self._cached = next(model for model in info.models if model.name == name), info.max_request_rows
         return self._cached
 
     def _pieces(self, rows: int) -> Iterator[slice]:
@@ -208,6 +216,8 @@ class Client:
         return _join([_floats("images", response.images) for response in responses])
 
     def _call(self, method: Callable[..., Response], request: object) -> Response:
+        if self._closed:
+            raise UnavailableError(f"{self.address}: the client is closed")
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:

@@ -5,17 +5,19 @@ sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neith
 """
 
 import ctypes
+import hashlib
+import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import DeviceError
 from vaeport.manifest import GraphSpec, TensorSpec
-from vaeport.package import GraphRuleError, Package
+from vaeport.package import GraphRuleError, Package, check_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,8 +72,11 @@ def choose_device(requested: DeviceName) -> Device:
         requested: "cpu", "cuda", or "auto", which takes CUDA where a driver with a GPU and its libraries are there.
 
     Raises:
-        DeviceError: ONNX Runtime is not installed, or "cuda" cannot compute here; the text says what is missing.
+        DeviceError: another name, ONNX Runtime is not installed, or "cuda" cannot compute here; the text says what is
+            missing.
     """
+    if requested not in get_args(DeviceName):
+        raise DeviceError(f"device: expected one of {', '.join(get_args(DeviceName))}, got {requested!r}")
     onnxruntime = _import_onnxruntime()
     if requested == "cpu":
         return Device(CPU_PROVIDER, "asked for")
@@ -92,40 +97,40 @@ def load_graphs(package: Package, device: Device, threads: int) -> dict[str, Gra
         threads: for one graph on the CPU; a CUDA session needs one.
 
     Raises:
+        DigestMismatchError: a file has changed since the package was opened.
         GraphRuleError: a graph breaks a rule.
-        DeviceError: the session would compute elsewhere than on `device`.
+        DeviceError: onnx is not installed, or the session would compute elsewhere than on `device`.
     """
-    return {role: load_graph(package.path, spec, device, threads) for role, spec in package.manifest.graphs.items()}
+    listed = {entry.path: entry for entry in package.manifest.files}
+    graphs = {}
+    for role, spec in package.manifest.graphs.items():
+        path = package.path / spec.path
+        data = path.read_bytes()  # once: what is checked is what computes
+        check_digest(path, hashlib.sha256(data).hexdigest(), listed[spec.path])
+        graphs[role] = load_graph(path, data, spec, device, threads)
+    return graphs
 
 
-def load_graph(folder: Path, spec: GraphSpec, device: Device, threads: int) -> Graph:
-    """A session for one graph; see `load_graphs`."""
-    import onnx
-
-    path = folder / spec.path
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf and onnx raise several unrelated types
-        raise GraphRuleError(f"{path}: not an ONNX graph: {error}") from error
-    check_graph(path, proto, spec)
-    return Graph(_session(path, device, threads), spec)
+def load_graph(path: Path, data: bytes, spec: GraphSpec, device: Device, threads: int) -> Graph:
+    """A session for the graph in `data`, the content of `path`; see `load_graphs`."""
+    check_graph(path, data, spec)
+    return Graph(_session(path, data, device, threads), spec)
 
 
-def check_graph(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
-    """The rules of a graph, cheapest first: versions, external data, randomness, names, dtypes and shapes.
+def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
+    """The rules of a graph: versions, one plain graph, nothing outside, nothing random, and the manifest's signature.
 
     Raises:
         GraphRuleError: naming the file, the rule, what was expected and what came.
+        DeviceError: onnx is not installed.
     """
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not OPSET_RANGE[0] <= opset <= OPSET_RANGE[1] or opset != spec.opset:
-        raise GraphRuleError(f"{path}: opset: expected {spec.opset}, within {OPSET_RANGE}, got {opset}")
-    if proto.ir_version > MAX_IR_VERSION or proto.ir_version != spec.ir_version:
-        raise GraphRuleError(
-            f"{path}: IR version: expected {spec.ir_version}, at most {MAX_IR_VERSION}, got {proto.ir_version}"
-        )
-    if any(initializer.data_location for initializer in proto.graph.initializer):
-        raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
+    onnx = _import("onnx")
+    try:
+        proto = onnx.load_from_string(data)
+    except Exception as error:  # protobuf and onnx raise several unrelated types
+        raise GraphRuleError(f"{path}: not an ONNX graph: {error}") from error
+    _check_versions(path, proto, spec)
+    _check_plain(path, proto)
     if random := sorted({node.op_type for node in proto.graph.node} & RANDOM_OPERATORS):
         raise GraphRuleError(f"{path}: random operators are not allowed, got {', '.join(random)}")
     for kind, found, expected in (
@@ -136,17 +141,48 @@ def check_graph(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
             raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {_show(found)}")
 
 
+def _check_versions(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OPSET_RANGE[0] <= opset <= OPSET_RANGE[1] or opset != spec.opset:
+        raise GraphRuleError(f"{path}: opset: expected {spec.opset}, within {OPSET_RANGE}, got {opset}")
+    if proto.ir_version > MAX_IR_VERSION or proto.ir_version != spec.ir_version:
+        raise GraphRuleError(
+            f"{path}: IR version: expected {spec.ir_version}, at most {MAX_IR_VERSION}, got {proto.ir_version}"
+        )
+
+
+def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
+    """One flat graph of standard operators, so that no rule can be escaped in a branch, a function or an attribute."""
+    graph = proto.graph
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    if proto.functions or any(a.graphs or a.HasField("g") for a in attributes):
+        raise GraphRuleError(f"{path}: functions and nested graphs are not allowed")
+    if foreign := sorted({node.domain for node in graph.node} - {"", "ai.onnx"}):
+        raise GraphRuleError(f"{path}: operators of other domains are not allowed, got {', '.join(foreign)}")
+    if graph.sparse_initializer or any(a.sparse_tensors or a.HasField("sparse_tensor") for a in attributes):
+        raise GraphRuleError(f"{path}: sparse tensors are not allowed")
+    tensors = [*graph.initializer, *(a.t for a in attributes), *(t for a in attributes for t in a.tensors)]
+    if any(tensor.data_location or tensor.external_data for tensor in tensors):
+        raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
+
+
 def tensor_specs(values: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:
     """The inputs or outputs of an ONNX graph as the manifest states them."""
-    import onnx
-
     specs = []
     for value in values:
         tensor = value.type.tensor_type
         shape = tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
-        dtype: Any = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "none"
-        specs.append(TensorSpec(value.name, dtype, shape))
+        specs.append(TensorSpec(value.name, _dtype_name(tensor.elem_type), shape))
     return tuple(specs)
+
+
+def _dtype_name(elem_type: int) -> Any:
+    """ONNX's number of a dtype as numpy names it; unknown numbers as they are."""
+    onnx = _import("onnx")
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(elem_type).name
+    except KeyError:
+        return f"dtype {elem_type}"
 
 
 def usable_cores() -> int:
@@ -159,7 +195,7 @@ def usable_cores() -> int:
         return cores
 
 
-def _session(path: Path, device: Device, threads: int) -> Any:
+def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if device.provider == CUDA_PROVIDER else threads
@@ -171,9 +207,10 @@ def _session(path: Path, device: Device, threads: int) -> Any:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         provider = (CUDA_PROVIDER, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+        session = onnxruntime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise DeviceError(f"{path}: {device.provider} cannot run this graph: {error}") from error
+        text = f"{path}: {device.provider} cannot run this graph: {error}"
+        raise (GraphRuleError(text) if device.provider == CPU_PROVIDER else DeviceError(text)) from error
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
         raise DeviceError(f"{path}: expected {device.provider}, ONNX Runtime chose {session.get_providers()}")
@@ -181,12 +218,17 @@ def _session(path: Path, device: Device, threads: int) -> Any:
 
 
 def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError("ONNX Runtime is missing: pip install 'vaeport[cpu]' or 'vaeport[cuda]'") from error
+    onnxruntime = _import("onnxruntime")
     onnxruntime.set_default_logger_severity(3)  # its warnings repeat what our errors say
     return onnxruntime
+
+
+def _import(module: str) -> Any:
+    """A module that the extras bring."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DeviceError(f"{module} is missing: pip install 'vaeport[cpu]' or 'vaeport[cuda]'") from error
 
 
 def _missing_for_cuda(onnxruntime: Any) -> str | None:
@@ -206,8 +248,7 @@ def _missing_for_cuda(onnxruntime: Any) -> str | None:
 
 def _probe_cuda(onnxruntime: Any) -> str | None:
     """Run one node on CUDA; what went wrong, or None."""
-    import onnx
-
+    onnx = _import("onnx")
     tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
     opset = onnx.helper.make_opsetid("", OPSET_RANGE[0])

@@ -5,12 +5,14 @@
 """
 
 import json
+import math
 import types
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 FORMAT = "vaeport/1"
 MANIFEST_NAME = "manifest.json"
+MAX_EXACT = 2**53  # integers below it are exact as floats
 
 
 class ManifestFieldError(ValueError):
@@ -104,7 +106,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]
     training: dict[str, Any]
     parity: dict[str, Any]
-    files: tuple[FileEntry, ...] = field(default=())
+    files: tuple[FileEntry, ...]
 
     def to_json(self) -> bytes:
         """Deterministic bytes: sorted keys, two spaces, ASCII, a newline at the end."""
@@ -112,21 +114,42 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
-        """Parse strictly.
+        """`from_value` of `parse_json`, with their errors."""
+        return cls.from_value(parse_json(data))
+
+    @classmethod
+    def from_value(cls, value: object) -> "Manifest":
+        """Read a JSON value strictly.
 
         Raises:
-            ManifestFieldError: not JSON, or a field that is missing, unknown or of another type; the text names it.
+            ManifestFieldError: a field that is missing, unknown or of another type; the text names it.
         """
-        try:
-            value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise ManifestFieldError(f"not JSON: {error}") from error
         manifest: Manifest = _decode(cls, value, "manifest")
         return manifest
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+def parse_json(data: bytes) -> object:
+    """JSON in UTF-8, without what JSON does not have or leaves open: NaN, infinity, a key twice.
+
+    Raises:
+        ManifestFieldError: it is not.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            parse_constant=_finite,
+            parse_float=_finite,
+            object_pairs_hook=_refuse_duplicates,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ManifestFieldError(f"not JSON: {error}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +180,7 @@ def _decode(expected: Any, value: Any, where: str) -> Any:
         return value
     if expected is Any:
         return value
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and abs(value) < MAX_EXACT:
         return float(value)
     if type(value) is not expected:  # exact: True is no int
         raise ManifestFieldError(f"{where}: expected {expected.__name__}, got {value!r}")

@@ -1,7 +1,6 @@
 """The model in this process: `vaeport.load`. numpy in, numpy out; no server, no grpc, no torch."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vaeport._version import __version__
-from vaeport.arrays import as_images, as_latents, check_rows, check_temperature, to_float
+from vaeport.arrays import as_images, as_latents, to_float
+from vaeport.errors import InvalidInputError
 from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, usable_cores
 from vaeport.manifest import MANIFEST_NAME
 from vaeport.package import Package, newest, open_package
-from vaeport.prior import SEED_LIMIT, standard_normal
+from vaeport.prior import Draw
 from vaeport.results import Encoding, ModelInfo, ServerInfo
 
 CHUNK_ROWS = 1024  # bounds the activations of one run; the results do not depend on it
@@ -28,9 +28,12 @@ def load(path: str | os.PathLike[str], *, device: DeviceName = "cpu", threads: i
         threads: CPU threads of one call; 0 means all the cores this process may use.
 
     Raises:
+        InvalidInputError: a negative number of threads.
         PackageError: the folder breaks a rule of the format.
         DeviceError: ONNX Runtime is not installed, or the device cannot compute.
     """
+    if threads < 0:
+        raise InvalidInputError.of("threads", expected="0 or more", got=threads)
     folder = Path(path)
     if folder.is_dir() and not (folder / MANIFEST_NAME).exists():
         folder = newest(folder)
@@ -59,7 +62,9 @@ class Model:
 
     def info(self) -> ServerInfo:
         """What this process offers: one model."""
-        return ServerInfo((model_info(self._package, self._device),), CHUNK_ROWS, __version__)
+        return ServerInfo(
+            (model_info(self._package, self._device),), CHUNK_ROWS, __version__, self._package.manifest.name
+        )
 
     def encode(self, images: ArrayLike) -> Encoding:
         """The posterior of each image.
@@ -99,10 +104,8 @@ class Model:
         Raises:
             InvalidInputError: a number outside its range.
         """
-        check_rows("count", count)
-        check_temperature(temperature)
-        seed = secrets.randbelow(SEED_LIMIT) if seed is None else seed
-        return self._decode(standard_normal(seed, first_row, count, self.latent_dim) * np.float32(temperature))
+        draw = Draw.of(count, seed, first_row, temperature)
+        return self._decode(draw.latents(self.latent_dim))
 
     def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
         """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1]. Takes and raises what `encode` does."""

@@ -17,18 +17,28 @@ The digest and manifest rules need nothing but the standard library. A reader ne
 """
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vaeport.errors import PackageError
-from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest, ManifestFieldError
+from vaeport.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    ManifestFieldError,
+    ModelSpec,
+    TensorSpec,
+    parse_json,
+)
 
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 GRAPH_ROLES = ("decoder", "encoder")
+BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
+MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
 
 
 class NotAPackageError(PackageError):
@@ -94,9 +104,15 @@ def open_package(path: str | os.PathLike[str]) -> Package:
     """Check the package in folder `path` by every rule but those of the graphs.
 
     Raises:
-        PackageError: the subclass of the first rule that is broken.
+        PackageError: the subclass of the first rule that is broken; itself if the folder cannot be read.
     """
-    folder = Path(path)
+    try:
+        return _open(Path(path))
+    except OSError as error:
+        raise PackageError(f"{os.fspath(path)}: cannot be read: {error}") from error
+
+
+def _open(folder: Path) -> Package:
     data = _read_manifest(folder)
     manifest = _parse_manifest(folder, data)
     _check_paths(folder, manifest)
@@ -104,7 +120,7 @@ def open_package(path: str | os.PathLike[str]) -> Package:
     for entry in manifest.files:
         _check_size(folder, entry)
     for entry in manifest.files:
-        _check_digest(folder, entry)
+        check_digest(folder / entry.path, sha256_of(folder / entry.path), entry)
     return Package(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
@@ -128,6 +144,18 @@ def newest(folder: str | os.PathLike[str]) -> Path:
     return Path(folder) / str(found[-1])
 
 
+def signature(role: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs that the graph of a role must have."""
+
+    def tensor(name: str, *shape: int) -> TensorSpec:
+        return TensorSpec(name, "float32", (BATCH_AXIS, *shape))
+
+    image, latent = model.image_shape, model.latent_dim
+    if role == "encoder":
+        return (tensor("image", *image),), (tensor("mean", latent), tensor("log_var", latent))
+    return (tensor("latent", latent),), (tensor("image", *image), tensor("logits", *image))
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -138,9 +166,9 @@ def _read_manifest(folder: Path) -> bytes:
     manifest = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise NotAPackageError(f"{folder}: no such folder")
-    if manifest.is_symlink():
-        raise SymlinkError(f"{manifest}: a symbolic link")
-    if not manifest.is_file():
+    if manifest.is_symlink() or (manifest.exists() and not manifest.is_file()):
+        raise SymlinkError(f"{manifest}: a symbolic link, or no file")
+    if not manifest.exists():
         raise NotAPackageError(f"{folder}: no package: {MANIFEST_NAME} is missing")
     with manifest.open("rb") as file:
         data = file.read(MANIFEST_MAX_BYTES + 1)  # bounded, whatever the size is said to be
@@ -150,21 +178,18 @@ def _read_manifest(folder: Path) -> bytes:
 
 
 def _parse_manifest(folder: Path, data: bytes) -> Manifest:
-    _check_format(folder, data)
     try:
-        manifest = Manifest.from_json(data)
+        value = parse_json(data)
+        _check_format(folder, value)
+        manifest = Manifest.from_value(value)
         _check_values(manifest)
     except ManifestFieldError as error:
         raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: {error}") from error
     return manifest
 
 
-def _check_format(folder: Path, data: bytes) -> None:
+def _check_format(folder: Path, value: object) -> None:
     """Before the rest, so that a package of another format is told apart from a broken one."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: not JSON: {error}") from error
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
         raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {found!r}")
@@ -176,8 +201,12 @@ def _check_values(manifest: Manifest) -> None:
         raise ManifestFieldError(f"manifest.name: expected {NAME_PATTERN.pattern}, got {manifest.name!r}")
     if manifest.version < 1:
         raise ManifestFieldError(f"manifest.version: expected a positive integer, got {manifest.version}")
-    if min(*model.image_shape, model.latent_dim) < 1:
-        raise ManifestFieldError(f"manifest.model: sizes must be positive, got {model.image_shape}, {model.latent_dim}")
+    if min(*model.image_shape, model.latent_dim) < 1 or max(*model.image_shape, model.latent_dim) > MAX_AXIS:
+        sizes = (*model.image_shape, model.latent_dim)
+        raise ManifestFieldError(f"manifest.model: sizes must be positive and at most {MAX_AXIS}, got {sizes}")
+    shape = (manifest.preprocessing.channels, *manifest.preprocessing.size)
+    if shape != model.image_shape:
+        raise ManifestFieldError(f"manifest.preprocessing: gives {shape}, the model takes {model.image_shape}")
     if not manifest.preprocessing.scale > 0:
         raise ManifestFieldError(f"manifest.preprocessing.scale: must be positive, got {manifest.preprocessing.scale}")
     if tuple(sorted(manifest.graphs)) != GRAPH_ROLES:
@@ -188,6 +217,8 @@ def _check_values(manifest: Manifest) -> None:
     for role, graph in manifest.graphs.items():
         if graph.path not in listed:
             raise ManifestFieldError(f"manifest.graphs.{role}.path: {graph.path!r} is not in manifest.files")
+        if (graph.inputs, graph.outputs) != signature(role, model):
+            raise ManifestFieldError(f"manifest.graphs.{role}: inputs and outputs are not those of manifest.model")
 
 
 def _check_paths(folder: Path, manifest: Manifest) -> None:
@@ -229,7 +260,7 @@ def _check_size(folder: Path, entry: FileEntry) -> None:
         raise SizeMismatchError(f"{folder / entry.path}: expected {entry.size} bytes, got {size}")
 
 
-def _check_digest(folder: Path, entry: FileEntry) -> None:
-    digest = sha256_of(folder / entry.path)
+def check_digest(path: Path, digest: str, entry: FileEntry) -> None:
+    """Raise DigestMismatchError unless `digest`, of the content of `path`, is the listed one."""
     if digest != entry.sha256:
-        raise DigestMismatchError(f"{folder / entry.path}: expected sha256 {entry.sha256}, got {digest}")
+        raise DigestMismatchError(f"{path}: expected sha256 {entry.sha256}, got {digest}")

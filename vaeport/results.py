@@ -52,8 +52,10 @@ class ServerInfo:
         models: by name, then by version.
         max_request_rows: rows in one request, at most; longer arrays are sent in pieces.
         server_version: the version of the software that computes.
+        default_model: the name of the model that is asked when none is named; "" if there is none.
     """
 
     models: tuple[ModelInfo, ...]
     max_request_rows: int
     server_version: str
+    default_model: str

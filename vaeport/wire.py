@@ -15,6 +15,7 @@ NUMPY_DTYPE: "dict[vae_pb2.DType.ValueType, np.dtype[np.generic]]" = {
     vae_pb2.DTYPE_UINT8: np.dtype("u1"),
 }
 WIRE_DTYPE = {dtype: number for number, dtype in NUMPY_DTYPE.items()}
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come back (gRFC A6)
 MAX_AXES = 8  # far above the four of an image batch; bounds the work on a hostile shape
 
 
@@ -31,17 +32,17 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
         tensor: what came.
 
     Raises:
-        InvalidInputError: unknown dtype, too many axes, a negative axis, or a length that is not shape times dtype.
+        InvalidInputError: unknown dtype, too many axes, an axis below 1, or a length that is not shape times dtype.
     """
     dtype = NUMPY_DTYPE.get(tensor.dtype)
     if dtype is None:
         names = [vae_pb2.DType.Name(number) for number in NUMPY_DTYPE]
-        raise InvalidInputError.of(f"{field}.dtype", expected=" or ".join(names), got=_dtype_name(tensor.dtype))
+        raise InvalidInputError.of(f"{field}.dtype", expected=" or ".join(names), got=dtype_name(tensor.dtype))
     shape = tuple(tensor.shape)
     if len(shape) > MAX_AXES:
         raise InvalidInputError.of(f"{field}.shape", expected=f"at most {MAX_AXES} axes", got=f"{len(shape)} axes")
-    if any(axis < 0 for axis in shape):
-        raise InvalidInputError.of(f"{field}.shape", expected="no negative axis", got=list(shape))
+    if any(axis < 1 for axis in shape):
+        raise InvalidInputError.of(f"{field}.shape", expected="at least 1 row, and no axis below 1", got=list(shape))
     size = prod(shape) * dtype.itemsize  # Python integers: no overflow
     if len(tensor.data) != size:
         expected = f"{size} bytes for shape {list(shape)} of {dtype.name}"
@@ -49,5 +50,6 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
     return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
 
 
-def _dtype_name(number: "vae_pb2.DType.ValueType") -> str:
+def dtype_name(number: "vae_pb2.DType.ValueType") -> str:
+    """The name of a dtype's number, or the number if it has none."""
     return vae_pb2.DType.Name(number) if number in vae_pb2.DType.values() else str(number)  # enums are open in proto3

@@ -61,6 +61,15 @@ class _Piece:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """When a batch began, how long it took, and its rows of all callers."""
+
+    started: float
+    seconds: float
+    rows: int
+
+
 class Batcher:
     """The queue of one graph.
 
@@ -83,6 +92,7 @@ class Batcher:
         self._seconds_per_row = 0.0
         self._arrival = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def queued_rows(self) -> int:
@@ -94,7 +104,8 @@ class Batcher:
         self._owner = asyncio.create_task(self._own(), name="batcher")
 
     async def close(self) -> None:
-        """End the owner; whoever still waits gets UnavailableError."""
+        """End the owner; whoever still waits, or comes later, gets UnavailableError."""
+        self._closed = True
         if self._owner is not None:
             self._owner.cancel()
             await asyncio.gather(self._owner, return_exceptions=True)
@@ -106,9 +117,12 @@ class Batcher:
 
         Raises:
             OverloadedError: the queue has no room for them; they were not queued.
-            UnavailableError: the batcher was closed meanwhile.
+            UnavailableError: the batcher is closed, or was meanwhile.
             Exception: what the engine raised on a batch with some of these rows.
         """
+        assert len(rows) > 0
+        if self._closed:
+            raise UnavailableError("the server is stopping")
         if self._queued_rows + len(rows) > self._max_queue_rows:
             wait = self._queued_rows * self._seconds_per_row
             text = f"the queue is full: {self._queued_rows} rows wait, {len(rows)} more would exceed"
@@ -145,32 +159,35 @@ class Batcher:
         return pieces
 
     async def _compute(self, pieces: list[_Piece]) -> None:
+        """Run a batch and answer its callers, whatever happens: the owner must not end with somebody waiting."""
         started = self._clock()
+        rows = sum(piece.stop - piece.start for piece in pieces)
         try:
             outputs = await self._run([piece.request.rows[piece.start : piece.stop] for piece in pieces])
-        except asyncio.CancelledError:  # closed while the batch runs: its callers must not wait for ever
+            seconds = self._clock() - started
+            if wrong := [len(output) for output in outputs if len(output) != rows]:
+                raise RuntimeError(f"the engine made {wrong} rows of {rows}")
+            self._deliver_all(pieces, outputs, _Batch(started, seconds, rows))
+        except asyncio.CancelledError:  # closed while the batch runs
             self._fail_all(pieces, UnavailableError("the server is stopping"))
             raise
         except Exception as error:
             self._fail_all(pieces, error)
-            return
-        seconds = self._clock() - started
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        self._seconds_per_row = seconds / rows
-        offset = 0
-        for piece in pieces:
-            end = offset + piece.stop - piece.start
-            self._deliver(piece, tuple(output[offset:end] for output in outputs), started, seconds, rows)
-            offset = end
 
-    def _deliver(
-        self, piece: _Piece, outputs: tuple[Rows, ...], started: float, seconds: float, batch_rows: int
-    ) -> None:
+    def _deliver_all(self, pieces: list[_Piece], outputs: tuple[Rows, ...], batch: _Batch) -> None:
+        self._seconds_per_row = batch.seconds / batch.rows
+        start = 0
+        for piece in pieces:
+            stop = start + piece.stop - piece.start
+            self._deliver(piece, tuple(output[start:stop] for output in outputs), batch)
+            start = stop
+
+    def _deliver(self, piece: _Piece, outputs: tuple[Rows, ...], batch: _Batch) -> None:
         request = piece.request
         request.outputs.append(outputs)
-        request.started = started if request.started is None else request.started
-        request.compute_seconds += seconds
-        request.batch_rows = max(request.batch_rows, batch_rows)
+        request.started = batch.started if request.started is None else request.started
+        request.compute_seconds += batch.seconds
+        request.batch_rows = max(request.batch_rows, batch.rows)
         if piece.stop < len(request.rows) or request.done.done():
             return
         whole = request.outputs[0]

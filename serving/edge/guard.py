@@ -1,7 +1,8 @@
 """One layer around every method of every service on the port, health and reflection included.
 
 It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
-statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, it refuses new calls.
+statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, new calls are
+refused, but for those that ask for its health.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from vaeport.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
+
+HEALTH = "/grpc.health.v1.Health/"
 
 Behaviour = Callable[[Any, Any], Any]
 
@@ -60,7 +63,7 @@ class GuardedServer:
             counted = not handler.response_streaming
             self._enter(counted)
             try:
-                if self._draining:
+                if self._draining and not method.startswith(HEALTH):  # which says NOT_SERVING by itself
                     raise UnavailableError("the server is draining")
                 if type(request) is _Malformed:
                     raise request.error

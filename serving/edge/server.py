@@ -14,6 +14,7 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
+MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
 
 
@@ -54,8 +55,10 @@ class Edge:
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:
-    """What one request may hold, from the shapes of the models: no message can be larger and still be valid."""
+    """What one request may hold, from the shapes of the models: no message can be larger and still be valid.
+
+    gRPC takes no message over 2 GiB, so for very large images the rows are fewer.
+    """
     row_bytes = max(4 * max(prod(model.image_shape), model.latent_dim) for model in core.info("", ""))
-    return vae_pb2.Limits(
-        max_request_rows=core.max_request_rows, max_request_bytes=core.max_request_rows * row_bytes + FRAME_BYTES
-    )
+    rows = min(core.max_request_rows, (MAX_MESSAGE_BYTES - FRAME_BYTES) // row_bytes)
+    return vae_pb2.Limits(max_request_rows=rows, max_request_bytes=rows * row_bytes + FRAME_BYTES)

@@ -11,7 +11,7 @@ from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
 from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import from_tensor, to_tensor
+from vaeport.wire import dtype_name, from_tensor, to_tensor
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
 
@@ -26,7 +26,10 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def Info(self, request: vae_pb2.InfoRequest, context: object) -> vae_pb2.InfoResponse:
         models = self._core.info(request.model, request.version)
         return vae_pb2.InfoResponse(
-            models=[_model_info(model) for model in models], limits=self._limits, server_version=__version__
+            models=[_model_info(model) for model in models],
+            limits=self._limits,
+            server_version=__version__,
+            default_model=self._core.default_model,
         )
 
     async def Encode(self, request: vae_pb2.EncodeRequest, context: object) -> vae_pb2.EncodeResponse:
@@ -93,10 +96,10 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         raise NotImplementedError("EncodeStream is not offered yet")
 
 
-def _check_image_dtype(dtype: int) -> None:
+def _check_image_dtype(dtype: "vae_pb2.DType.ValueType") -> None:
     """Before the work, not after it."""
     if dtype not in IMAGE_DTYPES:
-        raise InvalidInputError.of("dtype", expected="DTYPE_FLOAT32 or DTYPE_UINT8", got=dtype)
+        raise InvalidInputError.of("dtype", expected="DTYPE_FLOAT32 or DTYPE_UINT8", got=dtype_name(dtype))
 
 
 def _images(images: NDArray[np.float32], dtype: int) -> vae_pb2.Tensor:

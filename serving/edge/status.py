@@ -17,6 +17,7 @@ from vaeport.errors import (
     OverloadedError,
     UnavailableError,
 )
+from vaeport.wire import PUSHBACK_KEY
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ STATUS_OF: dict[type[Exception], grpc.StatusCode] = {
     NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,  # what generated servicers raise
 }
 
-PUSHBACK_KEY = "grpc-retry-pushback-ms"  # read by gRPC clients with a retry policy (gRFC A6)
+MAX_TEXT = 1000  # characters; longer details exceed the metadata a client takes, and would hide the status itself
 MIN_PUSHBACK_MS = 1  # a hint of zero would invite a spin
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -52,9 +53,10 @@ def failure_of(error: Exception, method: str) -> Failure:
         error_id = uuid.uuid4().hex
         log.error("%s failed, id %s", method, error_id, exc_info=error)
         return Failure(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+    text = str(error) if len(str(error)) <= MAX_TEXT else f"{str(error)[:MAX_TEXT]}..."
     if isinstance(error, OverloadedError):
-        return Failure(code, str(error), _retry_metadata(code, str(error), error.retry_after or 0.0))
-    return Failure(code, str(error))
+        return Failure(code, text, _retry_metadata(code, text, error.retry_after or 0.0))
+    return Failure(code, text)
 
 
 def _retry_metadata(code: grpc.StatusCode, text: str, seconds: float) -> Metadata:

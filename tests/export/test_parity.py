@@ -26,9 +26,8 @@ def made() -> dict[str, tuple[Role, onnx.ModelProto]]:
     return {role.name: (role, to_onnx(role)) for role in roles(model, (1, 4, 4))}
 
 
-def checks_of(role: Role, proto: onnx.ModelProto, folder: Path) -> list[parity.Check]:
-    (folder / role.path).write_bytes(proto.SerializeToString())
-    graph = load_graph(folder, graph_spec(role, proto), choose_device("cpu"), 1)
+def checks_of(role: Role, proto: onnx.ModelProto) -> list[parity.Check]:
+    graph = load_graph(Path(role.path), proto.SerializeToString(), graph_spec(role, proto), choose_device("cpu"), 1)
     real = np.random.default_rng(1).random((5, *role.input_shape), np.float32)
     return parity.compare(role, graph, parity.inputs_for(role, real))
 
@@ -68,9 +67,9 @@ BREAKS: dict[str, Break] = {
 }
 
 
-def test_a_right_graph_passes_every_check(made: dict[str, tuple[Role, onnx.ModelProto]], tmp_path: Path) -> None:
+def test_a_right_graph_passes_every_check(made: dict[str, tuple[Role, onnx.ModelProto]]) -> None:
     for role, proto in made.values():
-        checks = checks_of(role, proto, tmp_path)
+        checks = checks_of(role, proto)
         parity.require(checks)
         assert {check.batch for check in checks} == {1, 2, 3, 7, 64}
         assert {check.input for check in checks} == {"real", "random"}
@@ -80,25 +79,21 @@ def test_a_right_graph_passes_every_check(made: dict[str, tuple[Role, onnx.Model
 
 @pytest.mark.parametrize("role_name", ["encoder", "decoder"])
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_wrong_graph_is_caught(
-    made: dict[str, tuple[Role, onnx.ModelProto]], tmp_path: Path, role_name: str, broken: str
-) -> None:
+def test_a_wrong_graph_is_caught(made: dict[str, tuple[Role, onnx.ModelProto]], role_name: str, broken: str) -> None:
     role, right = made[role_name]
     wrong = onnx.ModelProto()
     wrong.CopyFrom(right)
     BREAKS[broken](wrong)
-    checks = checks_of(role, wrong, tmp_path)
+    checks = checks_of(role, wrong)
     assert all(check.passed for check in checks if check.runtime == "torch float32")
     where = rf"{role_name}\.\w+, onnxruntime, .* index .* expected .* got .* error .* limit"
     with pytest.raises(ParityError, match=where):
         parity.require(checks)
 
 
-def test_the_rows_are_json_and_the_summary_names_the_worst(
-    made: dict[str, tuple[Role, onnx.ModelProto]], tmp_path: Path
-) -> None:
+def test_the_rows_are_json_and_the_summary_names_the_worst(made: dict[str, tuple[Role, onnx.ModelProto]]) -> None:
     role, proto = made["encoder"]
-    checks = checks_of(role, proto, tmp_path)
+    checks = checks_of(role, proto)
     rows = json.loads(json.dumps(parity.to_json(checks), allow_nan=False))["checks"]
     assert len(rows) == len(checks)
     assert all(row["passed"] for row in rows)

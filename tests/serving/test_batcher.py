@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,6 +236,34 @@ async def test_closing_answers_everyone_who_waits() -> None:
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [UnavailableError] * 5
     assert batcher.queued_rows == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, (np.zeros((1, 2)),), (np.zeros((3, 2)), np.zeros((9, 2)))],
+    ids=["none", "few", "many"],
+)
+async def test_an_engine_that_answers_nonsense_fails_its_callers_and_the_next_ones_are_served(answer: Any) -> None:
+    engine = ToyEngine()
+    right = engine.run
+
+    async def wrong(pieces: Sequence[Rows]) -> Any:
+        return answer
+
+    async with batching(engine) as batcher:
+        batcher._run = wrong
+        with pytest.raises((RuntimeError, TypeError)):
+            await batcher.submit(rows(1, 2, 3))
+        batcher._run = right
+        assert_own_rows(rows(4), await batcher.submit(rows(4)))
+
+
+async def test_a_closed_batcher_answers_at_once() -> None:
+    batcher = Batcher(ToyEngine().run, max_batch_rows=2, max_queue_rows=10)
+    batcher.start()
+    await batcher.close()
+    with pytest.raises(UnavailableError):
+        await batcher.submit(rows(1))
 
 
 @settings(max_examples=150, deadline=None)

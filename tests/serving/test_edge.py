@@ -1,6 +1,7 @@
 """The edge on a real port with toy models: statuses, malformed bytes, health, reflection, draining."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import socket
@@ -17,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge import Edge
-from serving.edge.server import VAE_SERVICE
+from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
 from tests.serving.toys import IMAGE_SHAPE, toy_model
 from vaeport import errors
@@ -87,6 +88,18 @@ async def test_every_call_of_the_typed_service(served: Served) -> None:
     info = await served.stub.Info(vae_pb2.InfoRequest())
     assert [(m.name, m.version, list(m.image_shape), m.latent_dim) for m in info.models] == [("toy", "3", [1, 2, 3], 2)]
     assert info.limits.max_request_rows == 1024
+    assert info.default_model == "toy"
+
+
+async def test_images_too_large_for_1024_of_them_in_a_message_have_a_lower_limit() -> None:
+    model = toy_model()
+    large = dataclasses.replace(model, info=dataclasses.replace(model.info, image_shape=(3, 1024, 1024)))
+    core = Core([large], max_request_rows=1024)
+    limits = request_limits(core)
+    assert limits.max_request_rows == 170
+    assert limits.max_request_bytes < 2**31
+    Edge(core, free_address())
+    await core.close()
 
 
 async def test_a_request_of_the_largest_size_fits(served: Served) -> None:
@@ -129,6 +142,9 @@ BAD_REQUESTS: list[tuple[str, Any, grpc.StatusCode, str]] = [
     ("Sample", vae_pb2.SampleRequest(count=1, dtype=77), INVALID, "dtype: .*got 77"),  # type: ignore[arg-type]
     ("Reconstruct", vae_pb2.ReconstructRequest(images=LATENT), INVALID, "images: expected shape"),
     ("Info", vae_pb2.InfoRequest(model="mnist"), NOT_FOUND, "there is toy"),
+    ("Info", vae_pb2.InfoRequest(model="x" * 20_000), NOT_FOUND, r"no model 'xxx.*\.\.\.$"),
+    ("Encode", vae_pb2.EncodeRequest(images=vae_pb2.Tensor(dtype=F32, shape=[0, 2**62, 2**62])), INVALID, "at least 1"),
+    ("Sample", vae_pb2.SampleRequest(count=4, temperature=3e38), INVALID, "temperature"),
     ("Score", vae_pb2.ScoreRequest(), grpc.StatusCode.UNIMPLEMENTED, "Score is not offered yet"),
 ]
 
@@ -274,6 +290,9 @@ async def test_an_accepted_call_is_answered_while_draining_and_a_new_one_is_unav
     with pytest.raises(aio.AioRpcError) as refused:
         await served.stub.Info(vae_pb2.InfoRequest(), timeout=5)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    health: Any = health_pb2_grpc.HealthStub(served.channel)
+    status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+    assert status == health_pb2.HealthCheckResponse.NOT_SERVING
     may_end.set()
     assert (await accepted).version == info("", "")[0].version
     await stopping

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from export.pipeline import export_run
 from serving.launcher import reserved_port
 from serving.models import load_models
 from serving.settings import Settings, SettingsError
 from vaeport.errors import PackageError
 from vaeport.graphs import choose_device
+
+
+@pytest.mark.parametrize("host", ["a..b", "no.such.host.invalid"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    taken = reserved_port(host, 0)
+    with pytest.raises(SettingsError, match=f"--host {host}"), taken:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -66,9 +74,18 @@ def test_ipv6_addresses_are_bracketed() -> None:
         assert address.startswith("[::1]:")
 
 
-def test_the_newest_version_of_each_model_is_loaded(two_models: Path) -> None:
-    loaded = load_models(two_models, choose_device("cpu"), 1)
-    assert [model.package.manifest.name for model in loaded] == ["colour", "digits"]
+def test_the_newest_version_of_each_model_is_loaded(two_models: Path, digits_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(two_models, tmp_path / "models"))
+    for version in (9, 10):
+        export_run(digits_run, folder / "digits", version=version)
+    loaded = load_models(folder, choose_device("cpu"), 1)
+    manifests = [model.package.manifest for model in loaded]
+    assert [(manifest.name, manifest.version) for manifest in manifests] == [("colour", 1), ("digits", 10)]
+
+
+def test_a_host_name_stands_for_its_address() -> None:
+    with reserved_port("localhost", 0) as address:
+        assert address.startswith(("127.0.0.1:", "[::1]:"))
 
 
 def test_a_folder_without_models_says_how_to_make_one(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The server as an operator meets it: real processes, real sockets, real signals."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -85,6 +84,9 @@ def test_a_default_model_answers_requests_without_a_name(start_server: Start, tw
     with grpc.insecure_channel(server.address) as channel:
         response = vae_pb2_grpc.VaeServiceStub(channel).Sample(vae_pb2.SampleRequest(count=1))
     assert response.model == "digits"
+    with vaeport.Client(server.address) as client:
+        assert client.image_shape == (1, 8, 8)
+        assert client.sample(2).shape == (2, 1, 8, 8)
 
 
 def test_sigterm_answers_what_was_accepted_and_exits_0(start_server: Start, models: Path) -> None:
@@ -166,10 +168,31 @@ def test_a_default_model_that_is_not_there_is_one_clear_message(models: Path) ->
 
 
 def test_a_second_signal_ends_at_once(start_server: Start, models: Path) -> None:
-    """A call that never ends keeps the first signal waiting: its request stream stays open."""
-    server = start_server("--models", str(models), "--grace", "600")
-    host, port = server.address.rsplit(":", 1)
-    with socket.create_connection((host, int(port))):
+    """A thousand rows a call, one row a batch: the first signal waits for what was accepted, which takes long."""
+    server = start_server("--models", str(models), "--grace", "600", "--max-batch-rows", "1")
+    with grpc.insecure_channel(server.address) as channel:
+        stub = vae_pb2_grpc.VaeServiceStub(channel)
+        stub.Sample(vae_pb2.SampleRequest(count=1))  # connected
+        calls = [stub.Sample.future(vae_pb2.SampleRequest(count=1000)) for _ in range(4)]
+        time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) in {0, 128 + signal.SIGTERM}
+        assert server.process.wait(10) == 128 + signal.SIGTERM
+        assert any(call.code() is not grpc.StatusCode.OK for call in calls)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.1, 0.5, 1.0])
+def test_a_signal_during_the_start_stops_it_without_a_traceback(
+    models: Path, workers: str, number: int, after: float
+) -> None:
+    command = [sys.executable, "-m", "serving", "--port", "0", "--models", str(models), "--workers", workers]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(after)
+        process.send_signal(number)
+        _, log = process.communicate(timeout=30)
+    if after > 0.1:  # earlier than that, Python itself is starting
+        assert "Traceback" not in log
+    assert process.returncode in {0, 130, 128 + number, -number, 1 if after == 0.1 else 0}

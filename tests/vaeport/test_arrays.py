@@ -1,9 +1,11 @@
 """What comes in is brought into one form, or refused with the field, what was expected and what came."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from vaeport.arrays import as_images, as_latents, check_temperature, to_float, to_uint8
+from vaeport.arrays import as_images, as_latents, to_float, to_uint8
 from vaeport.errors import InvalidInputError
 
 GREY = (1, 4, 3)
@@ -80,10 +82,10 @@ def test_other_latents_are_refused_by_name(latents: np.ndarray, message: str) ->
         as_latents(latents, 5)
 
 
-@pytest.mark.parametrize("temperature", [-0.1, np.nan, np.inf])
-def test_a_temperature_is_finite_and_not_negative(temperature: float) -> None:
-    with pytest.raises(InvalidInputError, match="temperature"):
-        check_temperature(temperature)
+@pytest.mark.parametrize("call", [lambda v: as_images(v, (1, 2, 2)), lambda v: as_latents(v, 2)])
+def test_rows_of_different_lengths_are_no_array(call: Callable[[object], object]) -> None:
+    with pytest.raises(InvalidInputError, match="expected an array"):
+        call([[1.0, 2.0], [3.0]])
 
 
 def test_bytes_and_floats_are_each_others_inverse() -> None:

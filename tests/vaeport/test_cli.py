@@ -50,6 +50,7 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
     [
         (["info", "--server", "127.0.0.1:1"], "127.0.0.1:1: failed to connect"),
         (["info", "--package", "/nowhere"], "/nowhere: no such folder"),
+        (["info", "--package", "PACKAGE", "--model", "x"], "--model and --timeout are for a server"),
         (["sample", "--package", "PACKAGE", "-n", "0"], "count: expected at least 1 row"),
         (["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"], "No such file or directory"),
         (["sample", "--package", "PACKAGE", "-o", "grid.unknown"], "path: expected a suffix such as .png"),

@@ -103,6 +103,34 @@ def test_an_unknown_version_names_what_there_is(server: ServerProcess) -> None:
         client.sample(1)
 
 
+def test_a_version_without_a_model_is_that_of_the_default_model(server: ServerProcess) -> None:
+    with vaeport.Client(server.address, version="1") as client:
+        assert client.sample(1).shape == (1, 1, 8, 8)
+    with vaeport.Client(server.address, version="7") as client, pytest.raises(errors.NotFoundError):
+        client.info()
+
+
+def test_a_closed_client_says_so(server: ServerProcess) -> None:
+    client = vaeport.Client(server.address)
+    client.close()
+    client.close()
+    with pytest.raises(errors.UnavailableError, match="the client is closed"):
+        client.info()
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_is_positive_and_finite(timeout: float) -> None:
+    with pytest.raises(errors.InvalidInputError, match="timeout: expected a positive number of seconds"):
+        vaeport.Client("127.0.0.1:1", timeout=timeout)
+
+
+def test_this_machine_is_reached_without_a_proxy(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with vaeport.Client(server.address) as client:
+        assert client.info().models
+
+
 def test_nobody_there_is_unavailable() -> None:
     with (
         vaeport.Client("127.0.0.1:1", timeout=5) as client,

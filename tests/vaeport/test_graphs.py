@@ -1,17 +1,20 @@
 """The rules of a graph, each broken by hand, and the device that is never silently another."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+import vaeport
 from vaeport.errors import DeviceError
-from vaeport.graphs import CPU_PROVIDER, check_graph, choose_device, load_graph, usable_cores
+from vaeport.graphs import CPU_PROVIDER, check_graph, choose_device, load_graph, load_graphs, usable_cores
 from vaeport.manifest import GraphSpec
-from vaeport.package import GraphRuleError, open_package
+from vaeport.package import DigestMismatchError, GraphRuleError, open_package
 
 Break = Callable[[onnx.ModelProto], object]
 
@@ -19,6 +22,38 @@ Break = Callable[[onnx.ModelProto], object]
 @pytest.fixture
 def decoder(package: Path) -> tuple[onnx.ModelProto, GraphSpec]:
     return onnx.load(package / "decoder.onnx"), open_package(package).manifest.graphs["decoder"]
+
+
+def plain_graph(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+    output = onnx.helper.make_tensor_value_info("noise", onnx.TensorProto.FLOAT, [1])
+    return onnx.helper.make_graph(list(nodes), "inner", [], [output])
+
+
+RANDOM_NODE = onnx.helper.make_node("RandomNormal", [], ["noise"], shape=[1])
+
+
+def hide_in_a_branch(proto: onnx.ModelProto) -> None:
+    branch = plain_graph(RANDOM_NODE)
+    proto.graph.node.append(onnx.helper.make_node("If", ["c"], ["n"], then_branch=branch, else_branch=branch))
+
+
+def hide_in_a_function(proto: onnx.ModelProto) -> None:
+    opset = onnx.helper.make_opsetid("", 20)
+    proto.functions.append(onnx.helper.make_function("own", "f", [], ["noise"], [RANDOM_NODE], [opset]))
+
+
+def add_a_foreign_operator(proto: onnx.ModelProto) -> None:
+    proto.graph.node.append(onnx.helper.make_node("Gelu", ["latent"], ["y"], domain="com.microsoft"))
+
+
+def point_outside_in_a_constant(proto: onnx.ModelProto) -> None:
+    tensor = onnx.helper.make_tensor("t", onnx.TensorProto.FLOAT, [1], [0.0])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    proto.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def invent_a_dtype(proto: onnx.ModelProto) -> None:
+    proto.graph.output[0].type.tensor_type.elem_type = 99
 
 
 def add_random_node(proto: onnx.ModelProto) -> None:
@@ -46,6 +81,11 @@ BREAKS: list[tuple[Break, str]] = [
     (lambda p: setattr(p.graph.input[0], "name", "z"), r"inputs: expected latent float32 .*, got z float32"),
     (fix_the_batch, r"inputs: expected latent float32 \['batch', 5\], got latent float32 \[3, 5\]"),
     (make_double, "outputs: expected image float32 .*, got image float64"),
+    (invent_a_dtype, "outputs: expected image float32 .*, got image dtype 99"),
+    (hide_in_a_branch, "functions and nested graphs are not allowed"),
+    (hide_in_a_function, "functions and nested graphs are not allowed"),
+    (add_a_foreign_operator, "operators of other domains are not allowed, got com.microsoft"),
+    (point_outside_in_a_constant, "external data"),
     (lambda p: p.graph.output.reverse(), "outputs: expected image"),
 ]
 
@@ -55,24 +95,39 @@ def test_a_graph_that_breaks_a_rule_is_refused(
     decoder: tuple[onnx.ModelProto, GraphSpec], broken: Break, message: str
 ) -> None:
     proto, spec = decoder
-    check_graph(Path("decoder.onnx"), proto, spec)
+    check_graph(Path("decoder.onnx"), proto.SerializeToString(), spec)
     broken(proto)
+    data = proto.SerializeToString()
     with pytest.raises(GraphRuleError, match=message):
-        check_graph(Path("decoder.onnx"), proto, spec)
+        check_graph(Path("decoder.onnx"), data, spec)
 
 
-def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
-    (tmp_path / "decoder.onnx").write_bytes(b"\xff" * 100)
+def test_a_file_that_is_no_graph_is_refused(decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
     with pytest.raises(GraphRuleError, match="not an ONNX graph"):
-        load_graph(tmp_path, decoder[1], choose_device("cpu"), 1)
+        load_graph(Path("decoder.onnx"), b"\xff" * 100, decoder[1], choose_device("cpu"), 1)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_the_graph_s_fault(decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
+    proto, spec = decoder
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(GraphRuleError, match="cannot run this graph"):
+        load_graph(Path("decoder.onnx"), proto.SerializeToString(), spec, choose_device("cpu"), 1)
+
+
+def test_a_graph_that_changed_after_the_check_is_not_run(package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(package, tmp_path / "package"))
+    opened = open_package(copy)
+    shutil.copyfile(copy / "decoder.onnx", copy / "encoder.onnx")
+    with pytest.raises(DigestMismatchError, match=r"encoder\.onnx"):
+        load_graphs(opened, choose_device("cpu"), 1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_in_a_batch_equals_the_row_alone_bit_by_bit(package: Path, threads: int) -> None:
-    opened = open_package(package)
+    graphs = load_graphs(open_package(package), choose_device("cpu"), threads)
     random = np.random.default_rng(0)
     for role, shape in (("encoder", (1, 8, 8)), ("decoder", (5,))):
-        graph = load_graph(package, opened.manifest.graphs[role], choose_device("cpu"), threads)
+        graph = graphs[role]
         rows = random.random((300, *shape), np.float32)
         whole = graph(rows)
         for batch in (1, 2, 3, 7, 64, 257):
@@ -95,10 +150,19 @@ def test_cuda_that_cannot_compute_is_an_error_that_names_what_is_missing() -> No
         choose_device("cuda")
 
 
-def test_without_onnx_runtime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DeviceError, match=r"pip install 'vaeport\[cpu\]'"):
-        choose_device("auto")
+@pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
+def test_without_the_extras_the_error_says_what_to_install(
+    missing: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(DeviceError, match=rf"{missing} is missing: pip install 'vaeport\[cpu\]'"):
+        vaeport.load(package)
+
+
+@pytest.mark.parametrize("name", ["gpu", "CUDA", ""])
+def test_an_unknown_device_is_never_taken_for_another(name: Any) -> None:
+    with pytest.raises(DeviceError, match="device: expected one of auto, cpu, cuda"):
+        choose_device(name)
 
 
 def test_usable_cores_are_those_of_the_affinity() -> None:

@@ -98,6 +98,11 @@ def test_no_images_cannot_be_drawn(model: vaeport.Model, count: int) -> None:
         model.sample(count)
 
 
+def test_a_negative_number_of_threads_is_refused(package: Path) -> None:
+    with pytest.raises(InvalidInputError, match="threads: expected 0 or more, got -1"):
+        vaeport.load(package, threads=-1)
+
+
 def test_threads_may_share_a_model(model: vaeport.Model, images: np.ndarray) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

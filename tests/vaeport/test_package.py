@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vaeport import package as rules
+from vaeport.errors import PackageError
 from vaeport.package import newest, open_package, versions
 
 
@@ -69,6 +70,22 @@ def test_manifest_repeats_a_key(copy: Path) -> None:
         open_package(copy)
 
 
+@pytest.mark.parametrize("scale", ["1e999", "NaN", "-Infinity"])
+def test_manifest_holds_no_number_that_is_not_finite(copy: Path, scale: str) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"scale": 16.0', f'"scale": {scale}'))
+    with pytest.raises(rules.ManifestInvalidError, match="is not a finite number"):
+        open_package(copy)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_manifest_is_not_utf_8(copy: Path, encoding: str) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text, encoding=encoding)
+    with pytest.raises(rules.ManifestInvalidError, match="not JSON"):
+        open_package(copy)
+
+
 @pytest.mark.parametrize("change", [lambda v: v.pop("format"), lambda v: v.update(format="vaeport/2")])
 def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(copy, change)
@@ -85,7 +102,14 @@ def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]]
         (lambda v: v.update(version=0), "expected a positive integer"),
         (lambda v: v.update(name="../up"), "manifest.name"),
         (lambda v: v["model"].update(image_shape=[1, 8]), r"manifest.model.image_shape: expected 3 items, got 2"),
-        (lambda v: v["model"].update(latent_dim=0), "sizes must be positive"),
+        (lambda v: v.pop("files"), "missing files"),
+        (lambda v: v["model"].update(latent_dim=0), "sizes must be positive and at most 65536"),
+        (lambda v: v["model"].update(latent_dim=10**30), "sizes must be positive and at most 65536"),
+        (lambda v: v["model"].update(latent_dim=9), "inputs and outputs are not those of manifest.model"),
+        (lambda v: v["graphs"]["encoder"]["outputs"].reverse(), "graphs.encoder: inputs and outputs are not"),
+        (lambda v: v["graphs"]["decoder"].update(inputs=[]), "graphs.decoder: inputs and outputs are not"),
+        (lambda v: v["preprocessing"].update(channels=3), r"gives \(3, 8, 8\), the model takes \(1, 8, 8\)"),
+        (lambda v: v["preprocessing"].update(scale=10**400), "manifest.preprocessing.scale: expected float"),
         (lambda v: v["model"].update(likelihood="poisson"), "manifest.model.likelihood: expected one of"),
         (lambda v: v["preprocessing"].update(scale=0.0), "scale: must be positive"),
         (lambda v: v["graphs"].pop("decoder"), r"manifest.graphs: expected \['decoder', 'encoder'\]"),
@@ -121,6 +145,22 @@ def test_a_symbolic_link(copy: Path, name: str) -> None:
     (copy / name).rename(copy.parent / name)
     (copy / name).symlink_to(copy.parent / name)
     with pytest.raises(rules.SymlinkError):
+        open_package(copy)
+
+
+def test_a_pipe_as_the_manifest(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    os.mkfifo(copy / "manifest.json")
+    with pytest.raises(rules.SymlinkError):
+        open_package(copy)
+
+
+def test_a_folder_that_cannot_be_read_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PackageError, match=f"{copy}: cannot be read: not yours"):
         open_package(copy)
 
 

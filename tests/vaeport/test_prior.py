@@ -1,5 +1,8 @@
 """A row of the prior depends on the seed and its index alone, and is the same on every machine and for ever."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vaeport.errors import InvalidInputError
-from vaeport.prior import standard_normal
+from vaeport.prior import Draw, standard_normal
 
 ROWS = 40
 
@@ -65,7 +68,35 @@ def test_different_seeds_and_rows_differ() -> None:
     assert len(set(drawn)) == 400
 
 
-@pytest.mark.parametrize(("seed", "first_row"), [(-1, 0), (2**64, 0), (0, -1), (0, 2**64 - 1)])
-def test_numbers_outside_their_range_are_refused(seed: int, first_row: int) -> None:
-    with pytest.raises(InvalidInputError):
-        standard_normal(seed, first_row, 2, 3)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 0}, "count: expected at least 1 row, got 0 rows"),
+        ({"count": 1.5}, "count: expected an integer, got 1.5"),
+        ({"seed": -1}, r"seed: expected 0 <= seed < 2\^64, got -1"),
+        ({"seed": 2**64}, "seed: "),
+        ({"seed": 1.5}, "seed: expected an integer"),
+        ({"first_row": -1}, "first_row: "),
+        ({"first_row": 2**64 - 1}, r"first_row: expected 0 <= first_row <= 2\^64 - 2"),
+        ({"first_row": "0"}, "first_row: expected an integer"),
+        *(
+            ({"temperature": bad}, "temperature: expected 0 to 1e\\+06")
+            for bad in (-0.1, math.nan, math.inf, 3e38, 10**400)
+        ),
+        ({"temperature": None}, "temperature: "),
+    ],
+)
+def test_numbers_outside_their_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"count": 2, "seed": 0, "first_row": 0, "temperature": 1.0}
+    Draw.of(**good)
+    with pytest.raises(InvalidInputError, match=message):
+        Draw.of(**{**good, **changes})
+
+
+def test_numpy_s_integers_are_integers() -> None:
+    numbers = (np.uint64(2**64 - 1), np.int64(2**62), np.int32(2))
+    assert np.array_equal(standard_normal(*numbers, 5), standard_normal(2**64 - 1, 2**62, 2, 5))  # type: ignore[arg-type]
+
+
+def test_the_hottest_latents_are_finite() -> None:
+    assert np.isfinite(Draw.of(1000, 1, 0, 1e6).latents(20)).all()

@@ -11,7 +11,7 @@ from vaeport.v1 import vae_pb2
 from vaeport.wire import NUMPY_DTYPE, from_tensor, to_tensor
 
 
-@given(hnp.arrays(st.sampled_from(list(NUMPY_DTYPE.values())), hnp.array_shapes(min_dims=0, max_dims=5, min_side=0)))
+@given(hnp.arrays(st.sampled_from(list(NUMPY_DTYPE.values())), hnp.array_shapes(min_dims=0, max_dims=5)))
 def test_an_array_survives_the_wire_bit_by_bit(array: np.ndarray) -> None:
     tensor = vae_pb2.Tensor.FromString(to_tensor(array).SerializeToString())
     back = from_tensor("images", tensor)
@@ -41,10 +41,13 @@ F32, U8 = vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8
             r"images.data: expected 8 bytes for shape \[2\] of float32",
         ),
         (vae_pb2.Tensor(dtype=U8, shape=[2], data=b"123"), "images.data: expected 2 bytes .*, got 3 bytes"),
-        (vae_pb2.Tensor(dtype=U8, shape=[-1, -1], data=b"1"), "images.shape: expected no negative axis"),
+        (
+            vae_pb2.Tensor(dtype=U8, shape=[-1, -1], data=b"1"),
+            "images.shape: expected at least 1 row, and no axis below 1",
+        ),
         (vae_pb2.Tensor(dtype=U8, shape=[2**62, 2**62], data=b"1"), "images.data: expected 2126764793.* bytes"),
         (vae_pb2.Tensor(dtype=U8, shape=[1] * 9, data=b"1"), "images.shape: expected at most 8 axes, got 9 axes"),
-        (vae_pb2.Tensor(dtype=U8, shape=[2**63 - 1, 0], data=b"1"), "images.data: expected 0 bytes"),
+        (vae_pb2.Tensor(dtype=U8, shape=[0, 2**62, 2**62]), "images.shape: expected at least 1 row"),
     ],
 )
 def test_a_malformed_tensor_is_refused_by_name(tensor: vae_pb2.Tensor, message: str) -> None:

@@ -153,8 +153,11 @@ class InfoResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     server_version: _builtins.str
     """The version of the server software."""
+    default_model: _builtins.str
+    """The model that an empty name means; empty if there is none, with several models and no default."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInfo]:
         """By name, then by version."""
@@ -167,10 +170,11 @@ class InfoResponse(_message.Message):
         models: _abc.Iterable[Global___ModelInfo] | None = ...,
         limits: Global___Limits | None = ...,
         server_version: _builtins.str = ...,
+        default_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "models", b"models", "server_version", b"server_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "limits", b"limits", "models", b"models", "server_version", b"server_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,9 +423,7 @@ class SampleRequest(_message.Message):
     first_row = 60, count = 40. first_row + count must not exceed 2^64.
     """
     temperature: _builtins.float
-    """Standard deviation of the prior that is drawn from; absent means 1. Finite, not negative; 0 gives the image of the
-    prior's mean.
-    """
+    """Standard deviation of the prior that is drawn from, 0 to 1e6; absent means 1. 0 gives the image of the prior's mean."""
     dtype: Global___DType.ValueType
     """As in DecodeRequest."""
     return_latents: _builtins.bool
