@@ -3,11 +3,12 @@
 PYTHON  ?= python3
 # The built-in data set, one that torchvision knows, or a path: a folder of images, a .npy or a .npz.
 DATA    ?= digits
-NAME    ?= $(basename $(notdir $(patsubst %/,%,$(DATA))))
+NAME    ?= $(patsubst %.npy,%,$(patsubst %.npz,%,$(notdir $(patsubst %/,%,$(DATA)))))
 RUN     ?= runs/$(NAME)
 MODELS  ?= models
 # 60,000 images need fewer passes than a few hundred do.
 EPOCHS  ?= $(if $(filter mnist fashion-mnist,$(DATA)),10,300)
+# 1 goes on with an existing run.
 RESUME  ?=
 HOST    ?= 127.0.0.1
 PORT    ?= 50051
@@ -15,12 +16,17 @@ WORKERS ?= 1
 # The CUDA build of ONNX Runtime computes on the CPU where there is no GPU; it is built for Linux on x86-64 alone.
 RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),cuda,cpu)
 
+# Both builds install the same module, so one must go before the other comes.
+OTHER_RUNTIME := $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+
 BIN     := .venv/bin
 STAMP   := .venv/installed-$(RUNTIME)
 STUBS   := vaeport/v1/vae_pb2.py vaeport/v1/vae_pb2.pyi vaeport/v1/vae_pb2_grpc.py vaeport/v1/vae_pb2_grpc.pyi
 PROTO   := protos/vaeport/v1/vae.proto
 
 .DEFAULT_GOAL := help
+# `make -j train export` must train first.
+.NOTPARALLEL:
 .PHONY: help install demo train export serve test soak lint format proto bench clean
 
 help:  ## this list
@@ -29,18 +35,29 @@ help:  ## this list
 install: $(STAMP)  ## .venv with every extra, editable; nothing to do when it is up to date
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (several GB the first time)" >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@rm -f .venv/installed-*
+	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[$(RUNTIME),serve,train,export,dev]' >&2
 	@touch $@
+
+# Before the training, not after it.
+define check-name
+printf '%s' '$(NAME)' | LC_ALL=C grep -Eqx '[A-Za-z0-9][A-Za-z0-9._-]{0,63}' || \
+  { echo "NAME='$(NAME)': a model's name has letters, digits, dot, dash, underscore; say NAME=..." >&2; exit 1; }
+endef
 
 demo: $(STAMP)  ## train, export, serve and sample with the built-in data; prints the picture's path
 	@$(BIN)/python -m examples.demo
 
 train: $(STAMP)  ## DATA -> RUN
-	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(if $(RESUME),--resume)
+	@$(check-name)
+	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(if $(filter 1 yes true,$(RESUME)),--resume)
 
 export: $(STAMP)  ## RUN -> the next version of MODELS/NAME
+	@$(check-name)
 	@$(BIN)/python -m export '$(RUN)' --to '$(MODELS)/$(NAME)'
 
 serve: $(STAMP)  ## MODELS on HOST:PORT, until Ctrl-C

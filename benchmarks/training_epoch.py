@@ -66,7 +66,7 @@ def ours(epochs: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         config = Config("mnist", Path(folder) / "run", epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, device="cpu")
         dataset = data.load("mnist", _data_root(), config.seed)
-        return train(config, dataset, create_run(config, dataset))
+        return train(config, dataset, create_run(config, dataset, "cpu"), torch.device("cpu"))
 
 
 def plain(epochs: int) -> list[Row]:

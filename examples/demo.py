@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 RUN = Path("runs/demo")
-MODEL = Path("models/demo")
+MODEL = RUN / "models" / "digits"  # not in models/, which is for models that are meant to be served
 PICTURE = RUN / "samples-over-grpc.png"
 EPOCHS = 300
 STOP_SECONDS = 30
@@ -26,6 +26,8 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"demo: error: {' '.join(error.cmd[1:])} failed with exit status {error.returncode}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -40,7 +42,7 @@ def demo() -> None:
     say(f"   -> {version}")
     with served() as address:
         say(f"3. serve with ONNX Runtime on {address}, and sample over gRPC")
-        python("vaeport.cli", "sample", "--server", address, "--model", MODEL.name, "--seed", "7", "-o", str(PICTURE))
+        python("vaeport.cli", "sample", "--server", address, "--seed", "7", "-o", str(PICTURE))
     say(f"4. stopped the server; open the picture, and {RUN}/report.md")
     print(PICTURE)
 
@@ -69,7 +71,10 @@ def served() -> Iterator[str]:
             yield ready[1]
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(STOP_SECONDS)
+            try:
+                server.wait(STOP_SECONDS)
+            finally:
+                server.kill()
 
 
 if __name__ == "__main__":

@@ -32,13 +32,16 @@ class Options:
 def main() -> int:
     """Parse the options, export, and return the exit status."""
     options = tyro.cli(Options, prog="python -m export")
-    from export.pipeline import export_run  # torch: not for --help
-
     try:
+        from export.pipeline import export_run  # torch: not for --help
+
         print(export_run(options.run, options.to, version=options.version, last=options.last))
-    except (ExportError, TrainingError, VaeportError) as error:
+    except (ExportError, TrainingError, VaeportError, OSError) as error:
         print(f"export: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("export: stopped; nothing is written", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -30,7 +30,7 @@ images = model.sample(16, seed=7)
 |---|---|
 | data | {data["name"]}, {data["train"]} images to train on, {data["test"]} to test on |
 | pixels | divided by {manifest.preprocessing.scale:g} |
-| epoch | {metrics["epoch"]:g}, the one with the lowest test loss |
+| epoch | {metrics["epoch"]:g}, chosen by: {training["epoch_chosen_by"]} |
 | negative ELBO, test | {metrics["test_loss"]:.2f} nats per image |
 | reconstruction, test | {metrics["test_reconstruction"]:.2f} nats per image |
 | KL divergence, test | {metrics["test_kl"]:.2f} nats per image |

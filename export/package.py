@@ -58,15 +58,15 @@ def publish(staged: Path, parent: Path, manifest: Manifest, *, exactly: bool) ->
         _complete(staged, manifest)
         target = parent / str(manifest.version)
         try:
-            if target.exists():  # rename would replace an empty folder
+            if os.path.lexists(target):  # rename would replace an empty folder
                 raise FileExistsError(errno.EEXIST, "exists", str(target))
             staged.rename(target)
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             if exactly:
                 raise VersionExistsError(f"{target}: is there already, and a package never changes") from error
-            manifest = replace(manifest, version=next_version(parent))
+            manifest = replace(manifest, version=max(next_version(parent), manifest.version + 1))
             continue
         _sync(parent)
         return target

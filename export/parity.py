@@ -65,15 +65,22 @@ def compare(role: Role, graph: Graph, inputs: dict[str, Rows]) -> list[Check]:
         graph: the exported graph in ONNX Runtime.
         inputs: by name, each float32 [rows, ...].
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that the figures, which go into the package, do not depend on the number of cores
+    try:
+        return list(_compare(role, graph, inputs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(role: Role, graph: Graph, inputs: dict[str, Rows]) -> Iterator[Check]:
     truth = copy.deepcopy(role.module).double()
-    checks: list[Check] = []
     for name, rows in inputs.items():
         for batch in BATCHES:
             taken = np.resize(rows, (batch, *rows.shape[1:]))  # repeats the rows if there are too few
             expected = _run_torch(truth, taken.astype(np.float64))
             for runtime, found in (("onnxruntime", graph(taken)), ("torch float32", _run_torch(role.module, taken))):
-                checks += _checks(role, runtime, name, found, expected)
-    return checks
+                yield from _checks(role, runtime, name, found, expected)
 
 
 def inputs_for(role: Role, real: Rows) -> dict[str, Rows]:

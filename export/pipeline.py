@@ -1,6 +1,6 @@
 """The steps of an export, in order."""
 
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from export.errors import ExportError, VersionExistsError
 from export.graphs import Role, graph_spec, roles, to_onnx
 from export.package import next_version, publish, staging, write_json
 from training.model import VAE
-from training.run import BEST, LAST, Metrics, Run, open_run
+from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
 from vaeport.graphs import Device, choose_device, load_graph
 from vaeport.manifest import FORMAT, GraphSpec, Manifest, ModelSpec, Preprocessing
-from vaeport.package import NAME_PATTERN
+from vaeport.package import MAX_VERSION, NAME_PATTERN
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -36,22 +36,23 @@ def export_run(path: Path, to: Path, *, version: int | None = None, last: bool =
         RunError: `path` is no run, or a damaged one.
         ExportError: a bad name, a version that exists, or a graph that does not compute what PyTorch does.
     """
-    name = to.resolve().name
-    if not NAME_PATTERN.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(to.name):
         raise ExportError(f"--to {to}: the last component names the package: expected {NAME_PATTERN.pattern}")
-    if version is not None and version < 1:
-        raise ExportError(f"--version: expected a positive integer, got {version}")
-    if version is not None and (to / str(version)).exists():
+    if version is not None and not 1 <= version <= MAX_VERSION:
+        raise ExportError(f"--version: expected 1 to {MAX_VERSION}, got {version}")
+    if version is not None and os.path.lexists(to / str(version)):
         raise VersionExistsError(f"{to / str(version)}: is there already, and a package never changes")
     run = open_run(path)
     weights = LAST if last else BEST
-    model, metrics = run.load_model(weights)
+    checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
+    model, metrics = run.model_from(weights, checkpoint)
     with staging(to) as staged:
         specs, checks = _write_graphs(staged, run, model)
         parity.require(checks)
         write_json(staged / "parity.json", parity.to_json(checks))
-        shutil.copyfile(run.path / weights, staged / CHECKPOINT)
-        manifest = _manifest(name, version or next_version(to), run, metrics, specs, parity.summary(checks))
+        (staged / CHECKPOINT).write_bytes(checkpoint)
+        training = _training_summary(run, metrics, "last" if last else "lowest test loss")
+        manifest = _manifest(to.name, version or next_version(to), run, training, specs, parity.summary(checks))
         return publish(staged, to, manifest, exactly=version is not None)
 
 
@@ -82,8 +83,18 @@ def _compare(staged: Path, spec: GraphSpec, role: Role, real: parity.Rows, devic
     return parity.compare(role, graph, parity.inputs_for(role, np.ascontiguousarray(real)))
 
 
+def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]:
+    seed = run.description["config"]["seed"]
+    return {"data": run.description["data"], "metrics": metrics, "epoch_chosen_by": chosen, "seed": seed}
+
+
 def _manifest(
-    name: str, version: int, run: Run, metrics: Metrics, specs: dict[str, GraphSpec], parity_summary: dict[str, Any]
+    name: str,
+    version: int,
+    run: Run,
+    training: dict[str, Any],
+    specs: dict[str, GraphSpec],
+    parity_summary: dict[str, Any],
 ) -> Manifest:
     model, data = run.description["model"], run.description["data"]
     channels, height, width = run.image_shape
@@ -94,7 +105,7 @@ def _manifest(
         model=ModelSpec(model["family"], run.image_shape, model["latent_dim"], model["likelihood"]),
         preprocessing=Preprocessing((height, width), channels, "none", data["scale"]),
         graphs=specs,
-        training={"data": data, "metrics": metrics, "seed": run.description["config"]["seed"]},
+        training=training,
         parity=parity_summary,
         files=(),  # listed when the folder is complete
     )

@@ -1,6 +1,6 @@
 """The settings of a run: one frozen object, made once in `main`; the text of each field is its --help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,8 @@ class Config:
     data: str = "digits"
     """digits (built in), mnist, fashion-mnist, or a path: a folder of images (subfolders are labels), .npy or .npz."""
 
-    run: Path = Path("runs/digits")
-    """The run directory to make."""
+    run: Path = Path()
+    """The run directory to make; without it, runs/ and the name of the data."""
 
     epochs: int = 30
     """Passes over the training images."""
@@ -45,8 +45,14 @@ class Config:
     resume: bool = False
     """Go on with an existing run, from its last finished epoch to --epochs."""
 
+    def with_default_run(self) -> "Config":
+        """The same, with `run` filled in."""
+        return self if self.run != Path() else replace(self, run=Path("runs") / Path(self.data).stem)
+
     def check(self) -> None:
         """Raise ConfigError for a number outside its range."""
+        if not self.data.strip():
+            raise ConfigError("--data: expected the name of a data set or a path, got nothing")
         for name in ("epochs", "latent_dim", "hidden_dim", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")

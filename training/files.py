@@ -22,3 +22,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a process killed in `write_atomically` has left in `folder`."""
+    for path in folder.glob(".*"):
+        if path.is_file():
+            path.unlink()

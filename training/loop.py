@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -20,7 +21,7 @@ from training.run import BEST, LAST, STATE, Metrics, Run, check_tensors, read_te
 BETA = 1.0  # the weight of the KL term: the ELBO as it is
 GATHERED_BATCHES = 64
 EVALUATION_BATCH = 1000
-EVALUATION_SEED = 0  # the same noise every time, so that epochs differ by the model alone
+EVALUATION_SEED = 2026  # the same noise every time, so that epochs differ by the model alone
 PRINTED_EPOCHS = 20  # lines that a long run prints, about
 
 
@@ -36,7 +37,7 @@ class State:
     rows: list[Metrics] = field(default_factory=list)  # of metrics.jsonl
 
 
-def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
+def train(config: Config, dataset: Dataset, run: Run, device: torch.device) -> list[Metrics]:
     """Train to `config.epochs`, from the start or from the run's last finished epoch, saving after each.
 
     Returns:
@@ -46,9 +47,8 @@ def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
         DivergedError: the loss is not finite. The run keeps the epochs before.
         RunError: the state to resume from does not fit.
     """
-    device = choose_device(config.device)
     state = _initial_state(config, run, device)
-    if config.resume:
+    if config.resume and (run.path / STATE).exists():  # or it was stopped before its first epoch was finished
         _restore(state, run)
     rows = state.rows
     pixels = torch.tensor(dataset.train.pixels, device=device)  # stays there, as it came: uint8 mostly
@@ -58,6 +58,7 @@ def train(config: Config, dataset: Dataset, run: Run) -> list[Metrics]:
         while state.epoch < config.epochs:
             row = _train_epoch(state, config, pixels, dataset.scale)
             row |= evaluate(state.model, dataset.test, dataset.scale)
+            _check_finite(row)
             rows.append(row)
             _save(state, run)
             for name, value in row.items():
@@ -85,20 +86,22 @@ def _train_epoch(state: State, config: Config, pixels: Tensor, scale: float) -> 
         sums += torch.stack((reconstruction, kl)).detach() * len(x)
     reconstruction_mean, kl_mean = (sums / len(pixels)).tolist()
     state.epoch += 1
-    train_loss = reconstruction_mean + BETA * kl_mean
-    if not math.isfinite(train_loss):
-        raise DivergedError(
-            f"epoch {state.epoch}: the training loss is {train_loss} (reconstruction {reconstruction_mean}, "
-            f"KL {kl_mean}); the run keeps the epochs before; try a lower --lr"
-        )
     return {
         "epoch": state.epoch,
-        "train_loss": train_loss,
+        "train_loss": reconstruction_mean + BETA * kl_mean,
         "reconstruction": reconstruction_mean,
         "kl": kl_mean,
         "beta": BETA,
         "seconds": time.perf_counter() - started,
     }
+
+
+def _check_finite(row: Metrics) -> None:
+    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the lowest test loss for ever."""
+    if bad := [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]:
+        raise DivergedError(
+            f"epoch {row['epoch']:g} is not finite: {', '.join(bad)}; what was saved before it stays; try a lower --lr"
+        )
 
 
 def _shuffled(pixels: Tensor, batch_size: int, scale: float, order: torch.Generator) -> Iterator[Tensor]:
@@ -145,14 +148,21 @@ def choose_device(requested: str) -> torch.device:
 
 
 def _initial_state(config: Config, run: Run, device: torch.device) -> State:
-    torch.manual_seed(config.seed)  # the weights
+    weights, order, noise = streams(config.seed)
+    torch.manual_seed(weights)
     model = run.build_model().to(device)
     return State(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
-        order=torch.Generator().manual_seed(config.seed),
-        noise=torch.Generator(device).manual_seed(config.seed),
+        order=torch.Generator().manual_seed(order),
+        noise=torch.Generator(device).manual_seed(noise),
     )
+
+
+def streams(seed: int) -> tuple[int, int, int]:
+    """Seeds of the weights, the order of the images and the noise: one for all would draw the same numbers thrice."""
+    weights, order, noise = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
+    return weights, order, noise
 
 
 def _save(state: State, run: Run) -> None:

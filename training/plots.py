@@ -87,12 +87,13 @@ def latent_scatter(model: VAE, dataset: Dataset) -> Figure:
         centred = means - means.mean(0)
         means = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
         names = ("first principal component", "second principal component")
-    elif model.latent_dim == 1:
-        means = torch.cat((means, torch.zeros_like(means)), 1)
+    if means.shape[1] == 1:  # a single latent, or a single image, which has a single component
+        means, names = torch.cat((means, torch.zeros_like(means)), 1), (names[0], "")
     figure = Figure(figsize=(7, 6))
     axes = figure.subplots()
     _scatter(axes, means.numpy(), dataset.test.labels)
     axes.set(title="Posterior means of held-out images", xlabel=names[0], ylabel=names[1])
+    axes.set_aspect("equal", "datalim")  # or a latent that hardly varies would look as wide as the others
     return figure
 
 

@@ -12,12 +12,15 @@ Every file is replaced atomically, and each is good by itself: weights carry the
 run killed between two files is still read right. Nothing is pickled.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -39,7 +42,9 @@ from training.model import VAE
 FORMAT = "vaeport-run/1"
 BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safetensors"
 HEADER_KEY = "vaeport"
+HELDOUT = "heldout.npz"
 HELDOUT_IMAGES = 64
+REQUIRED = {"config", "device", "model", "data", "heldout", "best", "last"}  # of run.json
 VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
 
 Metrics = dict[str, float]
@@ -69,8 +74,12 @@ class Run:
         Raises:
             RunError: the file is missing, damaged, of another format, or its tensors are not the model's.
         """
+        return self.model_from(name, read_bytes(self.path / name))
+
+    def model_from(self, name: str, data: bytes) -> tuple[VAE, Metrics]:
+        """`load_model` from the content of file `name`, for those who also keep it: a run may go on meanwhile."""
         model = self.build_model()
-        tensors, header = read_tensors(self.path / name)
+        tensors, header = parse_tensors(self.path / name, data)
         check_tensors(self.path / name, tensors, model.state_dict())
         model.load_state_dict(tensors)
         return model.eval(), header["metrics"]
@@ -86,10 +95,8 @@ class Run:
         Raises:
             RunError: the file is missing, or not the one that run.json names.
         """
-        path = self.path / "heldout.npz"
-        if not path.is_file():
-            raise RunError(f"{path} is missing")
-        data = path.read_bytes()
+        path = self.path / HELDOUT
+        data = read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
         if digest != self.description["heldout"]["sha256"]:
             raise RunError(f"{path}: expected sha256 {self.description['heldout']['sha256']}, got {digest}")
@@ -100,7 +107,7 @@ class Run:
 
     def write_metrics(self, rows: list[Metrics]) -> None:
         """Replace metrics.jsonl."""
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", lines.encode())
 
     def describe(self, **fields: Any) -> None:
@@ -109,22 +116,25 @@ class Run:
         write_atomically(self.path / "run.json", (json.dumps(self.description, indent=2) + "\n").encode())
 
 
-def create_run(config: Config, dataset: Dataset) -> Run:
+def create_run(config: Config, dataset: Dataset, device: str) -> Run:
     """Make the directory, with run.json and the held-out images.
 
     Raises:
-        RunError: something is there already.
+        RunError: something is there already, other than what a kill left of this very step.
     """
-    if config.run.exists() and (not config.run.is_dir() or any(config.run.iterdir())):
+    if config.run.exists() and not config.run.is_dir():
+        raise RunError(f"{config.run}: is there already, and no directory")
+    if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):
         raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
     config.run.mkdir(parents=True, exist_ok=True)
     heldout = io.BytesIO()
     np.savez(heldout, images=dataset.test.pixels[:HELDOUT_IMAGES])
-    write_atomically(config.run / "heldout.npz", heldout.getvalue())
+    write_atomically(config.run / HELDOUT, heldout.getvalue())
     run = Run(config.run, {})
     run.describe(
         format=FORMAT,
-        config=_config_to_json(config),
+        config=config_to_json(config),
+        device=device,
         model={
             "family": "mlp",
             "image_shape": list(dataset.image_shape),
@@ -169,17 +179,41 @@ def open_run(path: Path) -> Run:
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:
         raise RunError(f"{file}: format: expected {FORMAT!r}, got {found!r}")
+    if missing := sorted(REQUIRED - description.keys()):
+        raise RunError(f"{file}: missing {', '.join(missing)}")
     return Run(path, description)
 
 
-def check_resumable(run: Run, config: Config, dataset: Dataset) -> None:
-    """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but epochs and device."""
-    for name, value in _config_to_json(config).items():
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from training into the directory of a run.
+
+    Raises:
+        RunError: one is.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise RunError(f"{path}: another process is training into it") from error
+    finally:
+        os.close(descriptor)
+
+
+def check_resumable(run: Run, config: Config, dataset: Dataset, device: str) -> None:
+    """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but more epochs."""
+    for name, value in config_to_json(config).items():
         was = run.description["config"].get(name)
         if name not in ("epochs", "device", "run", "data") and value != was:
             raise RunError(f"{run.path}: --{name.replace('_', '-')}: the run has {was}, got {value}; cannot resume")
     if dataset.digest != run.description["data"]["digest"]:
         raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")
+    if device != run.description["device"]:
+        raise RunError(f"{run.path}: --device: the run is on {run.description['device']}, got {device}; cannot resume")
+    if run.description["last"] and config.epochs < run.description["last"]["epoch"]:
+        done = run.description["last"]["epoch"]
+        raise RunError(f"{run.path}: --epochs: the run has {done} already, got {config.epochs}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
@@ -198,12 +232,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: it is missing, damaged, or of an unknown format.
     """
+    return parse_tensors(path, read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of the run; RunError if it is missing."""
     if not path.is_file():
         raise RunError(f"{path} is missing")
+    return path.read_bytes()
+
+
+def parse_tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`read_tensors` from the content of the file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
-        tensors = load_tensors(path.read_bytes())
+        tensors = load_tensors(data)  # checks the header, too
+        length = int.from_bytes(data[:8], "little")  # safetensors: the length of a JSON header, the header, the tensors
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(metadata.get(HEADER_KEY, "null"))
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
     found = header.get("format") if isinstance(header, dict) else None
@@ -223,14 +268,15 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
             raise RunError(f"{path}: {name}: expected shape {list(tensor.shape)}, got {list(found[name].shape)}")
 
 
-def _config_to_json(config: Config) -> dict[str, Any]:
+def config_to_json(config: Config) -> dict[str, Any]:
+    """The settings as run.json holds them."""
     fields = {name: value for name, value in asdict(config).items() if name != "resume"}
     return {**fields, "run": str(config.run)}
 
 
 def _git_commit() -> str | None:
     """The commit of the code, "-dirty" with local changes; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -36,6 +36,7 @@ from vaeport.manifest import (
 
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_VERSION = 999_999_999  # nine digits
 GRAPH_ROLES = ("decoder", "encoder")
 BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
 MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
@@ -199,8 +200,8 @@ def _check_values(manifest: Manifest) -> None:
     model = manifest.model
     if not NAME_PATTERN.fullmatch(manifest.name):
         raise ManifestFieldError(f"manifest.name: expected {NAME_PATTERN.pattern}, got {manifest.name!r}")
-    if manifest.version < 1:
-        raise ManifestFieldError(f"manifest.version: expected a positive integer, got {manifest.version}")
+    if not 1 <= manifest.version <= MAX_VERSION:
+        raise ManifestFieldError(f"manifest.version: expected 1 to {MAX_VERSION}, got {manifest.version}")
     if min(*model.image_shape, model.latent_dim) < 1 or max(*model.image_shape, model.latent_dim) > MAX_AXIS:
         sizes = (*model.image_shape, model.latent_dim)
         raise ManifestFieldError(f"manifest.model: sizes must be positive and at most {MAX_AXIS}, got {sizes}")

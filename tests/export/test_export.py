@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,7 @@ def test_the_same_run_name_and_version_give_the_same_bytes(digits_run: Path, pac
 
 def test_last_takes_the_last_weights(digits_run: Path, tmp_path: Path) -> None:
     made = export_run(digits_run, tmp_path / "digits", last=True)
+    assert "chosen by: last" in (made / "README.md").read_text()
     assert (made / "checkpoint.safetensors").read_bytes() == (digits_run / "last.safetensors").read_bytes()
 
 
@@ -106,6 +108,30 @@ def test_a_version_taken_meanwhile_is_left_alone(
     assert versions(to) == [1, 2]
     with pytest.raises(VersionExistsError):
         export_run(digits_run, to, version=2)
+
+
+def test_something_else_under_the_next_number_is_stepped_over(digits_run: Path, tmp_path: Path) -> None:
+    to = tmp_path / "digits"
+    to.mkdir()
+    (to / "1").write_text("a file")
+    (to / "2").symlink_to("/nowhere")
+    assert export_run(digits_run, to) == to / "3"
+
+
+def test_a_run_that_goes_on_meanwhile_does_not_mix_two_epochs(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    before = (run / "checkpoint.safetensors").read_bytes()
+    write_graphs = pipeline._write_graphs
+
+    def train_on(*arguments: Any) -> Any:
+        (run / "checkpoint.safetensors").write_bytes(b"a later epoch")
+        return write_graphs(*arguments)
+
+    monkeypatch.setattr(pipeline, "_write_graphs", train_on)
+    made = export_run(run, tmp_path / "digits")
+    assert (made / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_crash_at_any_step_leaves_no_version(

@@ -1,8 +1,10 @@
 """The command that trains: its files, its pictures, and errors without a traceback."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,8 @@ def test_help_explains_every_setting() -> None:
         (["--lr", "-1"], "training: error: --lr: expected a positive number, got -1"),
         (["--seed", "-1"], "training: error: --seed: expected 0 <= seed < 2^63, got -1"),
         (["--resume"], "no such run directory"),
+        (["--data", ""], "training: error: --data: expected the name of a data set or a path"),
+        (["--run", "/proc/nowhere/run"], "training: error: [Errno 2] No such file or directory"),
     ],
 )
 def test_a_mistake_is_one_clear_message(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -66,6 +70,32 @@ def test_a_mistake_is_one_clear_message(tmp_path: Path, arguments: list[str], me
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8))
+    done = run_training("--data", str(tmp_path / "few.npy"), "--epochs", "1", "--run", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["--data", "digits", "--hidden-dim", "16", "--run", str(run)]
+    command = [sys.executable, "-m", "training", *settings, "--epochs", "100000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not (run / "last.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert log.splitlines()[-1] == "training: stopped; go on with --resume"
+    assert "Traceback" not in log
+    done = len((run / "metrics.jsonl").read_text().splitlines())
+    resumed = run_training(*settings, "--epochs", str(done + 1), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == done + 1
 
 
 def test_an_existing_run_is_refused(digits_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def test_an_array_that_is_no_set_of_images_is_refused(tmp_path: Path, array: np.
     [
         ({}, "expected one array, or `images` and `labels`, got nothing"),
         ({"a": np.zeros(3), "b": np.zeros(3)}, "got a, b"),
+        ({"images": np.full((9, 4, 4), 9, np.uint8), "label": np.zeros(9, int)}, "got images, label"),
         ({"images": np.full((9, 4, 4), 9, np.uint8), "labels": np.zeros(8, int)}, "expected 9 integer labels"),
         ({"images": np.full((9, 4, 4), 9, np.uint8), "labels": np.zeros(9)}, "expected 9 integer labels, got float64"),
     ],
@@ -115,6 +117,18 @@ def test_a_damaged_array_file_is_named(tmp_path: Path, name: str, content: bytes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=r"a\.np[yz]: "):
         load(tmp_path / name)
+
+
+def test_a_numpy_file_under_the_wrong_suffix_is_named(tmp_path: Path) -> None:
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, images=np.zeros((3, 4, 4), np.uint8))
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((3, 4, 4), np.uint8))
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("images", "not an array")
+    for name in ("archive.npy", "array.npz", "text.npz"):
+        with pytest.raises(DataError, match=name):
+            load(tmp_path / name)
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
@@ -151,6 +165,33 @@ def test_subfolders_are_labels(tmp_path: Path) -> None:
     assert np.bincount(np.concatenate([dataset.train.labels, dataset.test.labels])).tolist() == [10, 10]
 
 
+def test_images_beside_subfolders_have_no_label(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(5)), "loose.png")
+    dataset = load(tmp_path)
+    assert dataset.train.labels is not None
+    assert dataset.test.labels is not None
+    labels = np.concatenate([dataset.train.labels, dataset.test.labels])
+    assert np.unique(labels, return_counts=True)[1].tolist() == [1, 5, 5]
+    assert labels.min() == -1
+
+
+def test_linked_folders_are_entered_once_and_hidden_files_are_no_data(tmp_path: Path) -> None:
+    save_images(tmp_path / "elsewhere", "a.png", "b.png")
+    save_images(tmp_path / "data", "c.png", "d.png")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "more" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "._c.png").write_bytes(b"a file manager's note")
+    dataset = load(tmp_path / "data")
+    assert len(dataset.train) + len(dataset.test) == 4
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    save_images(tmp_path, "a.png", "b.png")
+    (tmp_path / "c.png").symlink_to("/nowhere.png")
+    with pytest.raises(DataError, match=r"c\.png: not a readable image"):
+        load(tmp_path)
+
+
 def test_one_colour_image_makes_all_of_them_colour(tmp_path: Path) -> None:
     save_images(tmp_path, *(f"{i}.png" for i in range(5)))
     save_images(tmp_path, "c.png", mode="RGB")
@@ -176,6 +217,7 @@ def test_a_photograph_taken_on_its_side_is_turned_upright(tmp_path: Path) -> Non
             r"c\.png: 7x5 pixels, but .*a\.png has 6x5: all images must have one size",
         ),
         (lambda f: (f / "bad.png").write_bytes(b"nonsense"), r"bad\.png: not a readable image"),
+        (lambda f: (f / "bad.ppm").write_bytes(b"P6 x 3 255\n"), r"bad\.ppm: not a readable image"),
         (
             lambda f: (save_images(f, "a.png"), (f / "cut.png").write_bytes((f / "a.png").read_bytes()[:60])),
             r"cut\.png: not a readable image",

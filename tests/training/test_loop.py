@@ -12,9 +12,11 @@ import torch
 from training import data, loop, vae_loss
 from training.config import Config
 from training.errors import DivergedError, RunError
-from training.loop import evaluate, train
+from training.loop import choose_device, evaluate, streams, train
 from training.objective import reparameterize
 from training.run import BEST, LAST, STATE, Metrics, Run, create_run, open_run, read_tensors
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,8 @@ def config_for(run: Path, **changes: object) -> Config:
 
 
 def trained(config: Config, dataset: data.Dataset) -> tuple[Run, list[Metrics]]:
-    run = open_run(config.run) if config.resume else create_run(config, dataset)
-    return run, train(config, dataset, run)
+    run = open_run(config.run) if config.resume else create_run(config, dataset, "cpu")
+    return run, train(config, dataset, run, CPU)
 
 
 def metrics_of(run: Run) -> list[Metrics]:
@@ -88,11 +90,12 @@ def test_a_run_killed_between_its_files_resumes_from_its_state(tmp_path: Path, d
 def test_the_training_loss_is_that_of_the_steps_as_taken(tmp_path: Path, digits: data.Dataset) -> None:
     """One batch an epoch: the loss of epoch 1 is that of the fresh model, with the same noise."""
     config = config_for(tmp_path / "run", epochs=1, batch_size=len(digits.train))
-    run = create_run(config, digits)
-    torch.manual_seed(config.seed)
+    run = create_run(config, digits, "cpu")
+    weights, order_seed, noise_seed = streams(config.seed)
+    torch.manual_seed(weights)
     fresh = run.build_model()
-    rows = train(config, digits, run)
-    order, noise = (torch.Generator().manual_seed(config.seed) for _ in range(2))
+    rows = train(config, digits, run, CPU)
+    order, noise = (torch.Generator().manual_seed(seed) for seed in (order_seed, noise_seed))
     index = torch.randperm(len(digits.train), generator=order)
     x = torch.tensor(digits.train.pixels)[index] / 16
     mu, log_var = fresh.encode(x)
@@ -130,10 +133,29 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(
     run, _ = trained(config, digits)
     good = (run.path / LAST).read_bytes()
     monkeypatch.setattr(loop, "reparameterize", lambda mu, *_: mu * math.nan)
-    with pytest.raises(DivergedError, match=r"epoch 2: the training loss is nan .* try a lower --lr"):
+    with pytest.raises(DivergedError, match=r"epoch 2 is not finite: train_loss nan, .* try a lower --lr"):
         trained(dataclasses.replace(config, epochs=2, resume=True), digits)
     assert (run.path / LAST).read_bytes() == good
     assert len(metrics_of(run)) == 1
+
+
+def test_a_test_loss_that_is_not_finite_is_never_saved(tmp_path: Path, digits: data.Dataset) -> None:
+    config = config_for(tmp_path / "run", epochs=1, batch_size=5000, lr=1e20)  # one step, which ruins the weights
+    run = create_run(config, digits, "cpu")
+    with pytest.raises(DivergedError, match="test_loss"):
+        train(config, digits, run, CPU)
+    assert not list(run.path.glob("*.safetensors"))
+
+
+def test_a_run_stopped_before_its_first_epoch_begins_again(tmp_path: Path, digits: data.Dataset) -> None:
+    whole, _ = trained(config_for(tmp_path / "whole"), digits)
+    create_run(config_for(tmp_path / "stopped"), digits, "cpu")
+    begun, _ = trained(config_for(tmp_path / "stopped", resume=True), digits)
+    assert_same_training(whole, begun)
+
+
+def test_weights_order_and_noise_have_streams_of_their_own() -> None:
+    assert len({*streams(0), *streams(1)}) == 6
 
 
 def test_float_images_train_too(tmp_path: Path) -> None:
@@ -144,9 +166,9 @@ def test_float_images_train_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_cuda_without_a_gpu_is_an_error(tmp_path: Path, digits: data.Dataset) -> None:
+def test_cuda_without_a_gpu_is_an_error() -> None:
     with pytest.raises(RunError, match="--device cuda: PyTorch finds no usable GPU"):
-        trained(config_for(tmp_path / "run", device="cuda"), digits)
+        choose_device("cuda")
 
 
 def test_metrics_are_a_row_per_epoch_with_the_documented_keys(tmp_path: Path, digits: data.Dataset) -> None:

@@ -1,5 +1,6 @@
 """A run directory is read strictly: what is missing, damaged or of another shape is named."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import torch
 from training import data
 from training.config import Config
 from training.errors import RunError
-from training.files import write_atomically
-from training.run import BEST, check_resumable, create_run, open_run, read_tensors, write_tensors
+from training.files import remove_leftovers, write_atomically
+from training.run import BEST, check_resumable, create_run, locked, open_run, read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def read_everything(path: Path) -> None:
         (lambda r: (r / "run.json").write_text("{"), r"run\.json: not JSON"),
         (lambda r: (r / "run.json").write_text('{"format": "other"}'), "expected 'vaeport-run/1', got 'other'"),
         (lambda r: (r / "run.json").write_text("[]"), "expected 'vaeport-run/1', got None"),
+        (lambda r: (r / "run.json").write_text('{"format": "vaeport-run/1"}'), "missing best, config, data, device"),
         (lambda r: (r / BEST).unlink(), r"checkpoint\.safetensors is missing"),
         (lambda r: (r / BEST).write_bytes(b"nonsense"), r"checkpoint\.safetensors: damaged"),
         (lambda r: (r / BEST).write_bytes((r / BEST).read_bytes()[:-1]), r"checkpoint\.safetensors: damaged"),
@@ -93,7 +95,7 @@ def test_weights_that_are_not_the_model_s_are_refused(
 def test_an_existing_run_is_never_overwritten(copy: Path) -> None:
     dataset = data.load("digits", copy, 0)
     with pytest.raises(RunError, match="is there already; go on with it by --resume"):
-        create_run(Config(run=copy), dataset)
+        create_run(Config(run=copy), dataset, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -108,14 +110,43 @@ def test_a_run_resumes_with_its_own_settings_only(copy: Path, changes: dict[str,
     own = {"latent_dim": 5, "hidden_dim": 32, **changes}
     config = Config("digits", copy, epochs=9, **own)  # type: ignore[arg-type]
     with pytest.raises(RunError, match=message):
-        check_resumable(open_run(copy), config, data.load("digits", copy, 0))
+        check_resumable(open_run(copy), config, data.load("digits", copy, 0), "cpu")
+
+
+def test_a_run_resumes_on_its_own_device_and_never_with_fewer_epochs(copy: Path) -> None:
+    config = Config("digits", copy, epochs=9, latent_dim=5, hidden_dim=32)
+    dataset = data.load("digits", copy, 0)
+    check_resumable(open_run(copy), config, dataset, "cpu")
+    with pytest.raises(RunError, match="--device: the run is on cpu, got cuda"):
+        check_resumable(open_run(copy), config, dataset, "cuda")
+    with pytest.raises(RunError, match="--epochs: the run has 2 already, got 1"):
+        check_resumable(open_run(copy), dataclasses.replace(config, epochs=1), dataset, "cpu")
+
+
+def test_only_one_process_trains_into_a_run(copy: Path) -> None:
+    with locked(copy):
+        second = locked(copy)
+        with pytest.raises(RunError, match="another process is training into it"), second:
+            pass
+    with locked(copy):
+        pass
+
+
+def test_what_a_kill_left_of_the_first_step_is_taken_over(copy: Path, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    left.mkdir()
+    shutil.copyfile(copy / "heldout.npz", left / "heldout.npz")
+    (left / ".run.json.abc").write_text("{")
+    create_run(Config(run=left), data.load("digits", copy, 0), "cpu")
+    remove_leftovers(left)
+    assert sorted(path.name for path in left.iterdir()) == ["heldout.npz", "run.json"]
 
 
 def test_a_run_resumes_with_its_own_data_only(copy: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.full((20, 8, 8), 200, np.uint8))
     config = Config(str(tmp_path / "other.npy"), copy, epochs=9, latent_dim=5, hidden_dim=32)
     with pytest.raises(RunError, match="--data: the run was made with other data"):
-        check_resumable(open_run(copy), config, data.load(config.data, copy, 0))
+        check_resumable(open_run(copy), config, data.load(config.data, copy, 0), "cpu")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(

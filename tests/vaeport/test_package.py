@@ -99,7 +99,7 @@ def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]]
         (lambda v: v.pop("model"), "missing model"),
         (lambda v: v.update(extra=1), "unknown extra"),
         (lambda v: v.update(version=True), "manifest.version: expected int, got True"),
-        (lambda v: v.update(version=0), "expected a positive integer"),
+        (lambda v: v.update(version=0), "manifest.version: expected 1 to 999999999, got 0"),
         (lambda v: v.update(name="../up"), "manifest.name"),
         (lambda v: v["model"].update(image_shape=[1, 8]), r"manifest.model.image_shape: expected 3 items, got 2"),
         (lambda v: v.pop("files"), "missing files"),

@@ -1,5 +1,7 @@
 """Images of one's own: a folder of image files, a .npy or a .npz."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ def load(path: Path) -> Loaded:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder, and no data set of that name (digits, mnist, fashion-mnist)")
     if path.suffix == ".npy":
-        return _from_array(path, _read_numpy(path), None)
+        array = _read_numpy(path)
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{path}: holds several arrays: expected a .npz suffix")
+        return _from_array(path, array, None)
     if path.suffix == ".npz":
         return _load_npz(path)
     raise DataError(f"{path}: expected a folder of images, a .npy or a .npz")
@@ -35,7 +40,9 @@ def load(path: Path) -> Loaded:
 
 def _load_npz(path: Path) -> Loaded:
     arrays = _read_numpy(path)
-    if "images" in arrays:
+    if not isinstance(arrays, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise DataError(f"{path}: not a .npz, or holds something else than arrays")
+    if "images" in arrays and arrays.keys() <= {"images", "labels"}:
         return _from_array(path, arrays["images"], arrays.get("labels"))
     if len(arrays) == 1:
         return _from_array(path, next(iter(arrays.values())), None)
@@ -89,7 +96,7 @@ def _check_pixels(path: Path, array: NDArray[Any]) -> tuple[Pixels, float]:
 
 
 def _load_folder(folder: Path) -> Loaded:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(_image_files(folder))
     if not paths:
         raise DataError(f"{folder}: no image files here or in its subfolders ({', '.join(sorted(IMAGE_SUFFIXES))})")
     grey = {_mode(path) for path in paths} <= GREY_MODES
@@ -103,7 +110,8 @@ def _load_folder(folder: Path) -> Loaded:
                 f"{first.shape[2]}x{first.shape[1]}: all images must have one size"
             )
         pixels[index] = image
-    return pixels, _labels(folder, paths), 255.0
+    checked, scale = _check_pixels(folder, pixels)
+    return checked, _labels(folder, paths), scale
 
 
 def _open(path: Path) -> Any:
@@ -111,8 +119,21 @@ def _open(path: Path) -> Any:
 
     try:
         return Image.open(path)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image: {error}") from error
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """Image files below `folder`, through links too, but for hidden ones, which file managers leave behind."""
+    entered: set[Path] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        resolved = Path(parent).resolve()
+        if resolved in entered:  # a link that leads back
+            folders.clear()
+            continue
+        entered.add(resolved)
+        folders[:] = [name for name in folders if name[0] != "." and name != "__MACOSX"]
+        yield from (Path(parent, n) for n in names if n[0] != "." and Path(n).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _mode(path: Path) -> str:
@@ -137,7 +158,7 @@ def _read_image(path: Path, grey: bool) -> NDArray[np.uint8]:
 
 
 def _labels(folder: Path, paths: list[Path]) -> NDArray[np.int64] | None:
-    """The index of each image's first subfolder among all of them, sorted; None where no image has one."""
+    """The index of each image's first subfolder among all of them, sorted; -1 without one, None if none has one."""
     names = [path.relative_to(folder).parts[0] if path.parent != folder else "" for path in paths]
-    classes = sorted(set(names))
-    return None if classes == [""] else np.array([classes.index(name) for name in names], np.int64)
+    number = {name: index for index, name in enumerate(sorted(set(names) - {""}))}
+    return np.array([number.get(name, -1) for name in names], np.int64) if number else None
