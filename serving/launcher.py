@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -69,6 +70,7 @@ def _run_workers(settings: Settings, address: str) -> None:
     ready: list[Connection] = []
     with _signals_to(workers) as signalled:
         try:
+            resource_tracker.ensure_running()  # with the first worker it would start, and unblock what _start blocks
             for number in range(settings.workers):
                 reader, writer = context.Pipe(duplex=False)
                 workers.append(context.Process(target=_work, args=(settings, address, writer), name=f"worker-{number}"))
@@ -95,12 +97,15 @@ def _run_workers(settings: Settings, address: str) -> None:
 
 
 def _start(worker: BaseProcess) -> None:
-    """Start with SIGINT ignored, which the child inherits: Ctrl-C reaches the whole group; the parent passes it on."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Start with SIGINT blocked, which the child inherits: Ctrl-C reaches the whole group; the parent passes it on.
+
+    Blocked, not ignored: one that comes meanwhile is delivered to the parent afterwards, and not lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         worker.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(settings: Settings, address: str, ready: Connection) -> None:
