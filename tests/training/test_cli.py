@@ -84,7 +84,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     settings = ["--data", "digits", "--hidden-dim", "16", "--run", str(run)]
     command = [sys.executable, "-m", "training", *settings, "--epochs", "100000"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not (run / "metrics.jsonl").exists():  # written last: an epoch is finished
+        while not (run / "metrics.jsonl").exists():  # until an epoch is finished
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
