@@ -247,8 +247,8 @@ def parse_tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str,
     try:
         tensors = load_tensors(data)  # checks the header, too
         length = int.from_bytes(data[:8], "little")  # safetensors: the length of a JSON header, the header, the tensors
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        header = json.loads(metadata.get(HEADER_KEY, "null"))
+        texts = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        header = json.loads(texts.get(HEADER_KEY, "null"))
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
     found = header.get("format") if isinstance(header, dict) else None

@@ -62,7 +62,10 @@ class Draw:
 
     def latents(self, latent_dim: int) -> NDArray[np.float32]:
         """The rows, scaled: float32 [count, latent_dim]."""
-        return standard_normal(self.seed, self.first_row, self.count, latent_dim) * self.temperature
+        blocks = -(-latent_dim // WORDS_PER_BLOCK)
+        generator = np.random.Philox(key=self.seed, counter=self.first_row * blocks)
+        words = generator.random_raw(self.count * blocks * WORDS_PER_BLOCK).reshape(self.count, -1)
+        return _box_muller(words)[:, :latent_dim].astype(np.float32) * self.temperature
 
 
 def standard_normal(seed: int, first_row: int, rows: int, latent_dim: int) -> NDArray[np.float32]:
@@ -80,11 +83,7 @@ def standard_normal(seed: int, first_row: int, rows: int, latent_dim: int) -> ND
     Raises:
         InvalidInputError: a number outside its range.
     """
-    draw = Draw.of(rows, seed, first_row)
-    blocks = -(-latent_dim // WORDS_PER_BLOCK)
-    generator = np.random.Philox(key=draw.seed, counter=draw.first_row * blocks)
-    words = generator.random_raw(draw.count * blocks * WORDS_PER_BLOCK).reshape(draw.count, blocks * WORDS_PER_BLOCK)
-    return _box_muller(words)[:, :latent_dim].astype(np.float32)
+    return Draw.of(rows, seed, first_row).latents(latent_dim)
 
 
 def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
