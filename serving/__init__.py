@@ -2,6 +2,7 @@
 
 edge/       gRPC: bytes to arrays, domain errors to statuses          knows grpc
 core.py     what each call means, free of any transport
+models.py   from a folder of packages to graphs with queues
 batching/   rows of many callers into batches                         knows neither grpc nor ONNX Runtime
 engine/     the thread that computes them
 worker.py   one process: engine, core and edge, from start to drain
