@@ -1,28 +1,34 @@
 """From a name or a path to arrays, and a clear answer to everything that is no data set."""
 
-import gzip
-import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from training import data
-from training.data import idx
+from training.config import Config
 from training.errors import DataError
 
 NOWHERE = Path("/nowhere")
 
 
-def load(path: Path | str, seed: int = 0) -> data.Dataset:
-    return data.load(str(path), NOWHERE, seed)
+def load(path: Path | str, data_root: Path = NOWHERE, **settings: Any) -> data.Dataset:
+    return data.load(Config(data=str(path), **settings), data_root)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def everything(dataset: data.Dataset) -> np.ndarray:
     return np.concatenate([dataset.train.pixels, dataset.test.pixels])
+
+
+def in_01(array: np.ndarray) -> np.ndarray:
+    return array / 255 if array.dtype == np.uint8 else array.astype(np.float32)
 
 
 def test_the_built_in_digits_are_never_resized_and_divided_by_16() -> None:
@@ -34,8 +40,12 @@ def test_the_built_in_digits_are_never_resized_and_divided_by_16() -> None:
     assert set(dataset.train.labels) == set(range(10))
 
 
+def test_the_seed_of_the_run_leaves_the_split_alone() -> None:
+    assert np.array_equal(load("digits", seed=0).test.pixels, load("digits", seed=1).test.pixels)
+
+
 def test_the_split_is_seeded_and_loses_nothing() -> None:
-    one, same, other = load("digits"), load("digits"), load("digits", seed=1)
+    one, same, other = load("digits"), load("digits"), load("digits", split_seed=1)
     assert np.array_equal(one.test.pixels, same.test.pixels)
     assert not np.array_equal(one.test.pixels, other.test.pixels)
     assert one.digest == same.digest == other.digest
@@ -48,10 +58,10 @@ def test_the_split_is_seeded_and_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("array", "dtype", "scale", "shape"),
     [
-        (np.full((20, 5, 4), 200, np.uint8), np.uint8, 255.0, (1, 5, 4)),
-        (np.full((20, 3, 5, 4), 200, np.uint8), np.uint8, 255.0, (3, 5, 4)),
-        (np.full((20, 5, 4), 0.5), np.float32, 1.0, (1, 5, 4)),
-        (np.ones((20, 5, 4), bool), np.uint8, 1.0, (1, 5, 4)),
+        (noise(20, 5, 4), np.uint8, 255.0, (1, 5, 4)),
+        (noise(20, 3, 5, 4), np.uint8, 255.0, (3, 5, 4)),
+        (noise(20, 5, 4) / 255, np.float32, 1.0, (1, 5, 4)),
+        (noise(20, 5, 4) > 99, np.uint8, 1.0, (1, 5, 4)),
     ],
 )
 def test_an_array_keeps_its_kind(
@@ -61,11 +71,15 @@ def test_an_array_keeps_its_kind(
     dataset = load(tmp_path / "a.npy")
     assert dataset.train.pixels.dtype == dtype
     assert (dataset.scale, dataset.image_shape) == (scale, shape)
+    assert np.array_equal(
+        np.sort(everything(dataset) / scale, axis=0), np.sort(in_01(array).reshape(20, *shape), axis=0)
+    )
+    assert dataset.preprocessing.scale == scale
     assert dataset.name == "a.npy"  # not where it lies
 
 
 def test_an_archive_has_one_array_or_images_and_labels(tmp_path: Path) -> None:
-    images, labels = np.full((20, 4, 4), 9, np.uint8), np.arange(20)
+    images, labels = noise(20, 4, 4), np.arange(20)
     np.savez(tmp_path / "one.npz", anything=images)
     np.savez(tmp_path / "two.npz", images=images, labels=labels)
     assert load(tmp_path / "one.npz").train.labels is None
@@ -78,15 +92,18 @@ def test_an_archive_has_one_array_or_images_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.full((20, 4, 4), 128.0), r"takes float pixels in \[0, 1\], got 128 to 128; save 0 to 255 as uint8"),
-        (np.full((20, 4, 4), -0.1), r"float pixels in \[0, 1\], got -0.1 to -0.1"),
-        (np.full((20, 4, 4), np.nan), r"float pixels in \[0, 1\], got nan to nan"),
+        (np.full((20, 4, 4), 128.0), r"float pixels must be in \[0, 1\], got 128 to 128; save 0 to 255 as uint8"),
+        (np.full((20, 4, 4), -0.1), r"float pixels must be in \[0, 1\], got -0.1 to -0.1"),
+        (np.full((20, 4, 4), np.nan), r"float pixels must be in \[0, 1\], got nan to nan"),
         (np.ones((20, 4, 4), np.int64), "expected pixels of uint8, bool, or float in .*, got int64"),
         (np.ones((20, 4, 4), np.uint8), "none is above 1; save binary images as bool"),
         (np.ones((20, 16), np.uint8), r"expected images \[N, H, W\], .*got shape \[20, 16\]"),
         (np.ones((20, 4, 4, 3), np.uint8), r"1 or 3 channels, got shape \[20, 4, 4, 3\]"),
         (np.ones((0, 4, 4), np.uint8), r"got shape \[0, 1, 4, 4\]"),
         (np.full((1, 4, 4), 9, np.uint8), "expected at least 2 images, .*got 1"),
+        (np.full((20, 4, 4), 9, np.uint8), "all 20 images are equal: there is nothing to learn"),
+        (np.zeros((20, 4, 4), np.uint8), "all 20 images are equal"),
+        (np.full((20, 4, 4), 0.5), "all 20 images are equal"),
     ],
 )
 def test_an_array_that_is_no_set_of_images_is_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
@@ -109,6 +126,20 @@ def test_an_archive_with_anything_else_is_refused(tmp_path: Path, arrays: dict[s
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message):
         load(tmp_path / "a.npz")
+
+
+def test_images_of_one_colour_each_can_be_learned_from(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.broadcast_to(np.array([[[10]], [[200]]], np.uint8), (2, 4, 4)))
+    dataset = load(tmp_path / "a.npy")
+    assert (len(dataset.train), len(dataset.test)) == (1, 1)
+
+
+def test_an_array_saved_column_by_column_is_the_same_data(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", noise(20, 4, 5))
+    np.save(tmp_path / "b.npy", np.asfortranarray(noise(20, 4, 5)))
+    by_row, by_column = (load(tmp_path / name, test_data=str(tmp_path / "a.npy")) for name in ("a.npy", "b.npy"))
+    assert by_row.digest == by_column.digest
+    assert by_column.train.pixels.flags.c_contiguous  # or every batch is gathered from all over the memory
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
@@ -137,105 +168,6 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
         load(tmp_path / "a.npy")
 
 
-# --- folders ---
-
-
-def save_images(folder: Path, *names: str, size: tuple[int, int] = (6, 5), mode: str = "L") -> Path:
-    random = np.random.default_rng(0)
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (size[1], size[0], len(mode)), np.uint8)
-        Image.fromarray(pixels.squeeze()).save(folder / name)
-    return folder
-
-
-def test_a_folder_of_grey_images(tmp_path: Path) -> None:
-    save_images(tmp_path, *(f"{i}.png" for i in range(10)))
-    (tmp_path / "notes.txt").write_text("not an image")
-    dataset = load(tmp_path)
-    assert (dataset.image_shape, dataset.scale, len(dataset.train), len(dataset.test)) == ((1, 5, 6), 255.0, 9, 1)
-    assert dataset.train.labels is None
-
-
-def test_subfolders_are_labels(tmp_path: Path) -> None:
-    save_images(tmp_path, *(f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(10)))
-    dataset = load(tmp_path)
-    assert dataset.train.labels is not None
-    assert dataset.test.labels is not None
-    assert np.bincount(np.concatenate([dataset.train.labels, dataset.test.labels])).tolist() == [10, 10]
-
-
-def test_images_beside_subfolders_have_no_label(tmp_path: Path) -> None:
-    save_images(tmp_path, *(f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(5)), "loose.png")
-    dataset = load(tmp_path)
-    assert dataset.train.labels is not None
-    assert dataset.test.labels is not None
-    labels = np.concatenate([dataset.train.labels, dataset.test.labels])
-    assert np.unique(labels, return_counts=True)[1].tolist() == [1, 5, 5]
-    assert labels.min() == -1
-
-
-def test_linked_folders_are_entered_once_and_hidden_files_are_no_data(tmp_path: Path) -> None:
-    save_images(tmp_path / "elsewhere", "a.png", "b.png")
-    save_images(tmp_path / "data", "c.png", "d.png")
-    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "data" / "more" / "back").symlink_to(tmp_path / "data")
-    (tmp_path / "data" / "._c.png").write_bytes(b"a file manager's note")
-    dataset = load(tmp_path / "data")
-    assert len(dataset.train) + len(dataset.test) == 4
-
-
-def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
-    save_images(tmp_path, "a.png", "b.png")
-    (tmp_path / "c.png").symlink_to("/nowhere.png")
-    with pytest.raises(DataError, match=r"c\.png: not a readable image"):
-        load(tmp_path)
-
-
-def test_one_colour_image_makes_all_of_them_colour(tmp_path: Path) -> None:
-    save_images(tmp_path, *(f"{i}.png" for i in range(5)))
-    save_images(tmp_path, "c.png", mode="RGB")
-    assert load(tmp_path).image_shape == (3, 5, 6)
-
-
-def test_a_photograph_taken_on_its_side_is_turned_upright(tmp_path: Path) -> None:
-    save_images(tmp_path, "a.png", "b.png", size=(5, 6))
-    with Image.open(tmp_path / "a.png") as image:
-        exif = image.getexif()
-        exif[0x0112] = 6  # rotate by 90 degrees to see it
-        image.rotate(90, expand=True).save(tmp_path / "a.png", exif=exif)
-    assert load(tmp_path).image_shape == (1, 6, 5)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (lambda f: None, "no image files here or in its subfolders"),
-        (lambda f: save_images(f, "a.png"), "expected at least 2 images"),
-        (
-            lambda f: (save_images(f, "a.png", "b.png"), save_images(f, "c.png", size=(7, 5))),
-            r"c\.png: 7x5 pixels, but .*a\.png has 6x5: all images must have one size",
-        ),
-        (lambda f: (f / "bad.png").write_bytes(b"nonsense"), r"bad\.png: not a readable image"),
-        (lambda f: (f / "bad.ppm").write_bytes(b"P6 x 3 255\n"), r"bad\.ppm: not a readable image"),
-        (
-            lambda f: (save_images(f, "a.png"), (f / "cut.png").write_bytes((f / "a.png").read_bytes()[:60])),
-            r"cut\.png: not a readable image",
-        ),
-        (
-            lambda f: Image.fromarray(np.zeros((4, 4), np.uint16)).save(f / "deep.png"),
-            r"deep\.png: expected 8 bits per channel, got Pillow's mode 'I;16'",
-        ),
-    ],
-)
-def test_a_folder_that_is_no_data_set_is_refused(
-    tmp_path: Path, prepare: Callable[[Path], object], message: str
-) -> None:
-    prepare(tmp_path)
-    with pytest.raises(DataError, match=message):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -249,54 +181,10 @@ def test_a_path_that_is_no_data_is_refused(path: str, message: str) -> None:
         load(path)
 
 
-# --- IDX ---
-
-
-def test_mnist_is_read_where_it_is_and_nothing_is_written(mnist_root: Path) -> None:
-    before = sorted(mnist_root.rglob("*"))
-    dataset = data.load("mnist", mnist_root, 0)
-    assert (dataset.train.pixels.shape, dataset.test.pixels.shape) == ((60000, 1, 28, 28), (10000, 1, 28, 28))
-    assert dataset.train.labels is not None
-    assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert dataset.train.pixels.mean() == pytest.approx(0.1306604762738429 * 255)  # torchvision's well-known mean
-    assert sorted(mnist_root.rglob("*")) == before
-
-
-def test_unpacked_files_are_read_too(mnist_root: Path, tmp_path: Path) -> None:
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for archive in (mnist_root / "MNIST" / "raw").glob("*.gz"):
-        (raw / archive.stem).write_bytes(gzip.decompress(archive.read_bytes()))
-    assert data.load("mnist", tmp_path, 0).digest == data.load("mnist", mnist_root, 0).digest
-
-
-def test_a_damaged_archive_is_named_with_both_checksums(mnist_root: Path, tmp_path: Path) -> None:
-    raw = Path(shutil.copytree(mnist_root / "MNIST" / "raw", tmp_path / "MNIST" / "raw"))
-    archive = raw / "t10k-labels-idx1-ubyte.gz"
-    archive.chmod(0o644)
-    archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: expected md5 ec29112d.*, got .*: damaged"):
-        data.load("mnist", tmp_path, 0)
-
-
-def test_without_files_and_network_the_offline_choice_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision import datasets
-
-    monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:1/"])
-    with pytest.raises(DataError, match="--data digits"):
-        data.load("fashion-mnist", tmp_path, 0)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00\x00\x08",
-        b"\x00\x00\x0d\x01\x00\x00\x00\x01\x00",
-        b"\x00\x00\x08\x01\x00\x00\x00\x02\x00",
-        b"\x00\x00\x08\x03\x00",
-    ],
-)
-def test_bytes_that_are_no_idx_file_are_refused(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"f: expected"):
-        idx.read_idx(Path("f"), content)
+def test_the_name_of_the_working_directory_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    for index in range(2):
+        Image.fromarray(noise(4, 4, seed=index)).save(folder / f"{index}.png")
+    monkeypatch.chdir(folder)
+    assert load(".").name == "cats"

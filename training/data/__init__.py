@@ -1,5 +1,7 @@
 """From a name or a path to arrays of images."""
 
-from training.data.dataset import Dataset, Images, load
+from training.data.binarization import binarize
+from training.data.dataset import Dataset, Preprocessing, load
+from training.data.images import Images
 
-__all__ = ["Dataset", "Images", "load"]
+__all__ = ["Dataset", "Images", "Preprocessing", "binarize", "load"]

@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.builtin import DIGIT_CLASSES
+from training.data.images import Images, Source
 from training.errors import DataError
 
 # The name of the class in torchvision.datasets, which is also the folder under the data root.
 DATASETS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 PARTS = ("train", "t10k")
 UBYTE = 0x08  # the type code of unsigned bytes in the third byte of an IDX file
+SCALE = 255.0
 
-Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
-
-def load(name: str, data_root: Path) -> tuple[Part, Part]:
-    """Training and test part, each pixels [N, 1, H, W] and labels [N]; downloaded first if they are not there.
+def load(name: str, data_root: Path) -> Source:
+    """Training part [60000, 1, 28, 28] and test part [10000, 1, 28, 28], with labels; downloaded if not there.
 
     Raises:
         DataError: no file and no network, a wrong checksum, or a file that is not what it says.
@@ -33,7 +34,7 @@ def load(name: str, data_root: Path) -> tuple[Part, Part]:
         _download(name, data_root)
     checksums = _checksums(name)
     train, test = (_load_part(folder, part, checksums) for part in PARTS)
-    return train, test
+    return Source(train, SCALE, _classes(name), test)
 
 
 def read_idx(path: Path, data: bytes) -> NDArray[np.uint8]:
@@ -47,11 +48,11 @@ def read_idx(path: Path, data: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _load_part(folder: Path, part: str, checksums: dict[str, str]) -> Part:
+def _load_part(folder: Path, part: str, checksums: dict[str, str]) -> Images:
     pixels, labels = (_read(folder, f"{part}-{kind}-ubyte", checksums) for kind in ("images-idx3", "labels-idx1"))
     if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
         raise DataError(f"{folder}: images of shape {pixels.shape} and labels of shape {labels.shape} do not match")
-    return pixels[:, np.newaxis], labels.astype(np.int64)
+    return Images(pixels[:, np.newaxis], labels.astype(np.int64))
 
 
 def _stems() -> list[str]:
@@ -79,6 +80,12 @@ def _read(folder: Path, stem: str, checksums: dict[str, str]) -> NDArray[np.uint
         return read_idx(path, gzip.decompress(data))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _classes(name: str) -> tuple[str, ...]:
+    from torchvision import datasets
+
+    return DIGIT_CLASSES if name == "mnist" else tuple(getattr(datasets, DATASETS[name]).classes)
 
 
 def _checksums(name: str) -> dict[str, str]:
