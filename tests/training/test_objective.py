@@ -1,12 +1,15 @@
 """The objective against Monte Carlo, against torch's own distributions, and against itself on logits."""
 
+import math
+
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal
+from torch import distributions
+from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from training import kl_divergence, reparameterize, vae_loss
-from training.objective import negative_elbo
+from training.likelihood import Bernoulli, Gaussian
 
 
 @pytest.fixture
@@ -63,17 +66,34 @@ def test_the_twin_on_logits_equals_the_loss_on_probabilities(posterior: tuple[to
     mu, log_var = posterior
     noise = torch.Generator().manual_seed(3)
     x, logits = torch.rand(6, 9, generator=noise).double(), 5 * torch.randn(6, 9, generator=noise).double()
-    reconstruction, kl = negative_elbo(x, logits, mu, log_var)
-    torch.testing.assert_close(reconstruction + kl, vae_loss(x, torch.sigmoid(logits), mu, log_var))
+    reconstruction = Bernoulli().negative_log_likelihood(x, logits).mean()
+    torch.testing.assert_close(
+        reconstruction + kl_divergence(mu, log_var).mean(), vae_loss(x, torch.sigmoid(logits), mu, log_var)
+    )
 
 
 def test_the_twin_is_exact_where_probabilities_saturate() -> None:
-    zero = torch.zeros(1, 2)
-    reconstruction, _ = negative_elbo(torch.tensor([[0.0, 1.0]]), torch.tensor([[200.0, -300.0]]), zero, zero)
-    assert reconstruction.item() == 500.0
+    x, logits = torch.tensor([[0.0, 1.0]]), torch.tensor([[200.0, -300.0]])
+    assert Bernoulli().negative_log_likelihood(x, logits).item() == 500.0
 
 
 def test_for_binary_data_the_reconstruction_is_a_bernoulli_log_likelihood() -> None:
     x, logits = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.3, -2.0, 4.0]])
-    reconstruction, _ = negative_elbo(x, logits, torch.zeros(1, 1), torch.zeros(1, 1))
-    torch.testing.assert_close(-reconstruction, Bernoulli(logits=logits).log_prob(x).sum())  # type: ignore[no-untyped-call]
+    expected = distributions.Bernoulli(logits=logits).log_prob(x).sum(1)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(-Bernoulli().negative_log_likelihood(x, logits), expected)
+
+
+def test_the_kl_is_not_negative_where_single_precision_would_round_it_there() -> None:
+    log_var = torch.linspace(-1e-3, 1e-3, 2001)[:, None]
+    assert kl_divergence(torch.zeros_like(log_var), log_var).min() >= 0
+
+
+def test_a_sigma_below_its_floor_counts_as_the_floor_and_can_come_back() -> None:
+    gaussian = Gaussian("learned", sigma=1e-3)
+    x, output = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, 4)
+    loss = gaussian.negative_log_likelihood(x, output).sum()
+    assert gaussian.sigma == pytest.approx(math.exp(-6.0))
+    assert loss.item() == pytest.approx(2 * 4 * (0.125 / math.exp(-12.0) - 6.0 + 0.5 * math.log(2 * math.pi)), rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert gaussian.log_sigma.grad is not None
+    assert gaussian.log_sigma.grad < 0  # upwards

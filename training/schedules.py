@@ -1,0 +1,77 @@
+"""Schedules: small functions of the step, and the plan of a run that is made of them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from training.config import Config, ConfigError
+
+IWAE_STAGES = 8
+
+
+def ramp(step: float, length: float) -> float:
+    """From 0 at step 0 to 1 at `length`, then 1. Without a length always 1."""
+    return min(1.0, step / length) if length > 0 else 1.0
+
+
+def cyclical(step: int, steps: int, cycles: int) -> float:
+    """Each of `cycles` equal parts rises from 0 to 1 over its first half and stays (Fu et al., arXiv 1903.10145)."""
+    part = steps / cycles
+    return ramp(step % part, part / 2)
+
+
+def learning_rate(kind: Literal["constant", "cosine", "iwae"], step: int, steps: int) -> float:
+    """The factor of the learning rate at `step` of `steps`.
+
+    "iwae": stages i = 0..7, of 3^i parts of the run, with the factor 10^(-i/7) (Burda et al., arXiv 1509.00519, 5.1).
+    """
+    if kind == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    if kind == "iwae":
+        parts = (3**IWAE_STAGES - 1) / 2  # 3,280: the passes of the paper
+        stage = int(math.log(2.0 * parts * step / steps + 1.0, 3) + 1e-9)
+        return float(10.0 ** (-min(stage, IWAE_STAGES - 1) / (IWAE_STAGES - 1)))
+    return 1.0
+
+
+class Rates(NamedTuple):
+    """What the schedules say about one step; tensors where a captured graph reads them."""
+
+    lr: float
+    beta: float | Tensor
+    capacity: float | Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The schedules of a run, by the step counted from its start."""
+
+    config: Config
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def warmup(self) -> float:
+        """Steps of the warm-up."""
+        return self.config.warmup_steps or self.config.warmup_epochs * self.steps_per_epoch
+
+    def at(self, step: int) -> Rates:
+        """The rates of step 0, 1, ..."""
+        config = self.config
+        rise = cyclical(step, self.steps, config.cycles) if config.cycles else ramp(step, self.warmup)
+        return Rates(
+            lr=config.lr * learning_rate(config.lr_schedule, step, self.steps),
+            beta=0.0 if config.autoencoder else config.beta * (rise if config.capacity is None else 1.0),
+            capacity=None if config.capacity is None else config.capacity * rise,
+        )
+
+    def check(self) -> None:
+        """Raise ConfigError for a warm-up that would not end."""
+        if self.warmup > self.steps:
+            raise ConfigError(f"--warmup-steps {self.warmup:g} is longer than the run, which has {self.steps} steps")
