@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the built-in digits: two epochs of a small network, enough for weights that are not symmetric."""
     run = tmp_path_factory.mktemp("runs") / "digits"
-    command = ["--data", "digits", "--epochs", "2", "--latent-dim", "5", "--hidden-dim", "32", "--run", str(run)]
+    command = ["--data", "digits", "--epochs", "2", "--latent-dim", "5", "--hidden-dims", "32", "32", "--run", str(run)]
     subprocess.run([sys.executable, "-m", "training", *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return run
 
@@ -30,7 +30,7 @@ def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 6, 4), np.uint8)
     np.save(folder / "colour.npy", images)
     run = folder / "run"
-    command = ["--data", str(folder / "colour.npy"), "--epochs", "1", "--latent-dim", "3", "--hidden-dim", "16"]
+    command = ["--data", str(folder / "colour.npy"), "--epochs", "1", "--latent-dim", "3", "--hidden-dims", "16", "16"]
     subprocess.run(
         [sys.executable, "-m", "training", *command, "--run", str(run)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
     )

@@ -1,30 +1,52 @@
-"""`python -m training`: the command that trains."""
+"""`python -m training`: the command that trains; `python -m training evaluate RUN` the one that judges a run."""
 
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from training.config import Config
 from training.errors import TrainingError
+from training.recipe import with_recipe
+
+if TYPE_CHECKING:
+    from training.data import Dataset
+    from training.processes import Processes
 
 DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
 
 
+class Stop(Exception):  # noqa: N818 - somebody asked for it
+    """A signal asked to stop, and the run has kept where it stands. `args[0]` is the signal's number."""
+
+
 def main() -> int:
-    """Parse the settings, train, and return the exit status."""
-    config = tyro.cli(Config, prog="python -m training").with_default_run()
+    """Parse the settings, train or evaluate, and return the exit status."""
+    arguments = sys.argv[1:]
+    data_root = Path(os.environ.get(DATA_ROOT_VARIABLE, "data"))
+    run = Path()
     try:
+        if arguments[:1] == ["evaluate"]:
+            from training.evaluate import evaluate_command
+
+            evaluate_command(arguments[1:], data_root)
+            return 0
+        config = tyro.cli(Config, prog="python -m training", args=with_recipe(arguments)).with_default_run()
+        run = config.run
         config.check()
-        train_and_report(config, Path(os.environ.get(DATA_ROOT_VARIABLE, "data")))
+        train_and_report(config, data_root)
     except (TrainingError, OSError) as error:
         print(f"training: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        hint = "; go on with --resume" if (config.run / "run.json").exists() else ""
+    except (KeyboardInterrupt, Stop) as stop:
+        hint = "; go on with --resume" if (run / "run.json").exists() else ""
         print(f"training: stopped{hint}", file=sys.stderr)
-        return 130
+        return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
     return 0
 
 
@@ -33,34 +55,99 @@ def train_and_report(config: Config, data_root: Path) -> None:
 
     Raises:
         TrainingError: what the user can mend.
+        Stop: a signal asked for it.
     """
     import torch  # not at the top: --help needs neither it nor matplotlib
 
-    from training import data, plots, report
     from training.files import remove_leftovers
-    from training.loop import choose_device, train
-    from training.run import check_resumable, config_to_json, create_run, locked, open_run
+    from training.loop import choose_device, plan_of, train
+    from training.processes import started_by_torchrun
+    from training.run import check_resumable, create_run, locked, open_run
+    from training.summary import finish
 
     # Adam's moments become denormal numbers, which make some processors take half as long again. It is a setting of the
     # whole process, so main makes it, and before anything computes: threads inherit it when they are made.
     torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # PyTorch would allow it for convolutions
     device = choose_device(config.device)
-    dataset = data.load(config.data, data_root, config.seed)
-    run = open_run(config.run) if config.resume else create_run(config, dataset, device.type)
-    check_resumable(run, config, dataset, device.type)
-    with locked(run.path):
-        remove_leftovers(run.path)
-        run.describe(config=config_to_json(config))  # of which resuming may change the epochs
-        channels, height, width = dataset.image_shape
+    with started_by_torchrun(device.type) as processes:
+        processes.check(config)
+        dataset = _load(config, data_root, processes)
+        if not processes.leads:
+            processes.wait()  # for the run directory
+            train(config, dataset, open_run(config.run), device, processes)
+            processes.wait()  # for the report: who leaves first takes the connections of the others along
+            return
+        plan = plan_of(config, dataset)
+        for line in config.without_effect():
+            print(f"training: warning: {line}", file=sys.stderr)
+        run = open_run(config.run) if config.resume else create_run(config, dataset, device.type)
+        check_resumable(run, config, dataset, device.type)
+        with locked(run.path):
+            remove_leftovers(run.path)
+            run.describe(config=config.to_json())  # of which resuming may change the epochs
+            processes.wait()
+            _announce(config, dataset)
+            with _stop_requests(processes) as stopping:
+                rows = train(config, dataset, run, device, processes, stopping)
+            finish(run, config, dataset, plan, rows)
+            processes.wait()
+
+
+def _load(config: Config, data_root: Path, processes: "Processes") -> "Dataset":
+    """The leading process first: it may have to download."""
+    from training import data
+
+    if not processes.leads:
+        processes.wait()
+        return data.load(config, data_root)
+    dataset = data.load(config, data_root)
+    processes.wait()
+    return dataset
+
+
+def _announce(config: Config, dataset: "Dataset") -> None:
+    channels, height, width = dataset.image_shape
+    print(
+        f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
+        f"{channels}x{height}x{width}"
+    )
+    if config.init_from is not None:
         print(
-            f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
-            f"{channels}x{height}x{width}"
+            f"training: warning: starting from {config.init_from}: the latent space moves, so embeddings of that model "
+            "and of this one do not compare",
+            file=sys.stderr,
         )
-        rows = train(config, dataset, run, device)
-        model, _ = run.load_model()
-        pictures = plots.plot_run(run, model, dataset, rows)
-        report.write_report(run, config, pictures)
-    print(f"wrote {run.path}: checkpoint.safetensors (epoch {run.description['best']['epoch']}), report.md, plots")
+
+
+@contextmanager
+def _stop_requests(processes: "Processes") -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has asked to stop after the step in progress; a second one ends at once.
+
+    Of several processes each would stop at another step and wait for the others for ever: they end at once and keep the
+    last finished epoch.
+    """
+    from training.loop import InterruptedRun
+
+    received: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt(number)
+        received.append(number)
+
+    if processes.count > 1:
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    except InterruptedRun:
+        raise Stop(received[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -1,139 +1,191 @@
-"""The training loop. All of it is here: data, model, optimiser, steps, evaluation, checkpoints."""
+"""The training loop: epochs of steps, an evaluation after each, checkpoints, and when to stop."""
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
+from training import checkpoint, divergence
+from training.batches import EVALUATION_SEED, ordered, shuffled
+from training.checkpoint import TERMS, State
 from training.config import Config
 from training.data import Dataset, Images
 from training.errors import DivergedError, RunError
+from training.initial import initial_state
+from training.latents import ACTIVE_VARIANCE
+from training.likelihood import Gaussian
 from training.model import VAE
-from training.objective import negative_elbo, reparameterize
-from training.run import BEST, LAST, STATE, Metrics, Run, check_tensors, read_tensors, write_tensors
+from training.objective import Objective
+from training.processes import ALONE, Processes
+from training.progress import progress, silence
+from training.run import STATE, Metrics, Run
+from training.schedules import Plan, Rates
+from training.step import CapturedStep, Step
 
-BETA = 1.0  # the weight of the KL term: the ELBO as it is
-GATHERED_BATCHES = 64
-EVALUATION_BATCH = 1000
-EVALUATION_SEED = 2026  # the same noise every time, so that epochs differ by the model alone
-PRINTED_EPOCHS = 20  # lines that a long run prints, about
-
-
-@dataclass(slots=True)
-class State:
-    """What changes while training; all of it goes into state.safetensors."""
-
-    model: VAE
-    optimizer: torch.optim.Adam
-    order: torch.Generator  # of the images
-    noise: torch.Generator  # of the latents, on the device
-    epoch: int = 0
-    rows: list[Metrics] = field(default_factory=list)  # of metrics.jsonl
+RESIDENT_SHARE = 0.5  # of a GPU's free memory, at most, for the training images
 
 
-def train(config: Config, dataset: Dataset, run: Run, device: torch.device) -> list[Metrics]:
-    """Train to `config.epochs`, from the start or from the run's last finished epoch, saving after each.
+class InterruptedRun(Exception):  # noqa: N818 - somebody asked for it
+    """The run was asked to stop, and has kept where it stands."""
+
+
+def train(
+    config: Config,
+    dataset: Dataset,
+    run: Run,
+    device: torch.device,
+    processes: Processes = ALONE,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[Metrics]:
+    """Train to `config.epochs`, from the start or from where the run was stopped, saving after each epoch.
+
+    Args:
+        config, dataset, run, device: what, on what, into what, where.
+        processes: that train together; the leading one writes.
+        stopping: asked after each step.
 
     Returns:
         The rows of metrics.jsonl.
 
     Raises:
-        DivergedError: the loss is not finite. The run keeps the epochs before.
+        ConfigError: the warm-up is longer than the run.
+        DivergedError: a number is not finite; the text names the tensor. The run keeps the epochs before.
+        InterruptedRun: `stopping` said so; --resume goes on from that step.
         RunError: the state to resume from does not fit.
     """
-    state = _initial_state(config, run, device)
-    if config.resume and (run.path / STATE).exists():  # or it was stopped before its first epoch was finished
-        _restore(state, run)
-    rows = state.rows
-    pixels = torch.tensor(dataset.train.pixels, device=device)  # stays there, as it came: uint8 mostly
-    every = math.ceil(config.epochs / PRINTED_EPOCHS)
-    bar = tqdm(total=config.epochs, initial=state.epoch, unit="epoch", disable=None)
-    with SummaryWriter(run.path, purge_step=state.epoch + 1) as board, bar:
-        while state.epoch < config.epochs:
-            row = _train_epoch(state, config, pixels, dataset.scale)
-            row |= evaluate(state.model, dataset.test, dataset.scale)
-            _check_finite(row)
-            rows.append(row)
-            _save(state, run)
-            for name, value in row.items():
-                board.add_scalar(name, value, state.epoch)
-            bar.update()
-            bar.set_postfix(train=f"{row['train_loss']:.2f}", test=f"{row['test_loss']:.2f}")
-            if state.epoch % every == 0 or state.epoch in (1, config.epochs):
-                tqdm.write(_line(row, config.epochs))
-    return rows
+    plan = plan_of(config, dataset)
+    state = _state(config, dataset, run, device, leads=processes.leads)
+    step = Step(state, objective_of(config), dataset, config.precision, processes)
+    take = CapturedStep(step, config.batch_size) if device.type == "cuda" else step
+    pixels = _resident(dataset.train, device)
+    with progress(plan, run, state.epoch) if processes.leads else silence() as show:
+        while state.epoch < config.epochs and not early_stop(plan, state.rows):
+            try:
+                row = _train_epoch(state, take, plan, dataset, pixels, stopping)
+            except InterruptedRun:
+                checkpoint.save(state, run)
+                raise
+            row |= evaluate(state.model, dataset.test, dataset, step.objective)
+            row = processes.agreed(row)
+            _check_finite(row, step, plan, run, pixels)
+            state.finish_epoch(row)
+            if processes.leads:
+                checkpoint.save(state, run)
+            show(row)
+            if stopping() and state.epoch < config.epochs:
+                raise InterruptedRun
+    return state.rows
 
 
-def _train_epoch(state: State, config: Config, pixels: Tensor, scale: float) -> Metrics:
-    """One pass over the images, in a new order. The losses are those of the steps as taken, averaged over images."""
+def _train_epoch(
+    state: State,
+    take: Callable[[Tensor, Rates], None],
+    plan: Plan,
+    dataset: Dataset,
+    pixels: Tensor | None,
+    stopping: Callable[[], bool],
+) -> Metrics:
+    """One pass over the images, in a new order, or the rest of one. The losses are those of the steps as taken."""
     state.model.train()
-    started = time.perf_counter()
-    sums = torch.zeros(2, device=pixels.device)  # reconstruction and KL; on the device, so that no step waits for it
-    for x in _shuffled(pixels, config.batch_size, scale, state.order):
-        mu, log_var = state.model.encode(x)
-        logits = state.model.decoder(reparameterize(mu, log_var, state.noise))
-        reconstruction, kl = negative_elbo(x, logits, mu, log_var)
-        loss = reconstruction + BETA * kl
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        sums += torch.stack((reconstruction, kl)).detach() * len(x)
-    reconstruction_mean, kl_mean = (sums / len(pixels)).tolist()
-    state.epoch += 1
-    return {
-        "epoch": state.epoch,
-        "train_loss": reconstruction_mean + BETA * kl_mean,
-        "reconstruction": reconstruction_mean,
-        "kl": kl_mean,
-        "beta": BETA,
+    started = time.perf_counter() - state.seconds
+    for batch, rates in _steps(state, plan, dataset, pixels):
+        take(batch, rates)
+        state.step += 1
+        if stopping() and state.step < plan.steps_per_epoch:
+            state.seconds = time.perf_counter() - started
+            raise InterruptedRun
+    loss, reconstruction, kl = (state.sums / len(dataset.train)).tolist()  # waits for the device
+    row = {
+        "epoch": state.epoch + 1,
+        "train_loss": loss,
+        "reconstruction": reconstruction,
+        "kl": kl,
+        "beta": float(rates.beta),
+        "lr": rates.lr,
         "seconds": time.perf_counter() - started,
     }
+    return row if rates.capacity is None else {**row, "capacity": float(rates.capacity)}
 
 
-def _check_finite(row: Metrics) -> None:
-    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the lowest test loss for ever."""
-    if bad := [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]:
-        raise DivergedError(
-            f"epoch {row['epoch']:g} is not finite: {', '.join(bad)}; what was saved before it stays; try a lower --lr"
-        )
-
-
-def _shuffled(pixels: Tensor, batch_size: int, scale: float, order: torch.Generator) -> Iterator[Tensor]:
-    """All images once, in a random order, as float32 [batch, C, H, W] in [0, 1].
-
-    Gathered many batches at a time: slices of what was gathered lie together in memory, which saves 3 % of an epoch.
-    """
-    for block in torch.randperm(len(pixels), generator=order).split(GATHERED_BATCHES * batch_size):  # type: ignore[no-untyped-call]
-        for batch in pixels[block.to(pixels.device)].split(batch_size):  # type: ignore[no-untyped-call]
-            yield batch.to(torch.float32).div_(scale)
+def _steps(state: State, plan: Plan, dataset: Dataset, pixels: Tensor | None) -> Iterator[tuple[Tensor, Rates]]:
+    """The batches and rates of the steps that are left of an epoch."""
+    batch_size = plan.config.batch_size
+    order = torch.randperm(len(dataset.train), generator=state.order)[state.step * batch_size :]
+    group = state.optimizer.param_groups[0]
+    for batch in shuffled(dataset.train, pixels, order, batch_size):
+        rates = plan.at(state.epoch * plan.steps_per_epoch + state.step)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rates.lr)
+        else:
+            group["lr"] = rates.lr
+        yield batch.to(state.sums.device), rates
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Images, scale: float) -> Metrics:
-    """The negative ELBO of `images` and its two terms, with one draw of the latent each, in nats per image."""
+def evaluate(model: VAE, images: Images, dataset: Dataset, objective: Objective | None = None) -> Metrics:
+    """The negative bound of `images` with beta 1, and the terms of the ELBO, in nats per image; active latents.
+
+    Args:
+        model: on its device.
+        images: a part of `dataset`.
+        dataset: says how pixels become numbers.
+        objective: the bound and its number of latents per image; None is the ELBO with one.
+    """
+    bound = replace(objective or Objective(), free_bits=0.0)
     device = next(model.parameters()).device
-    noise = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    noise = torch.Generator(device).manual_seed(EVALUATION_SEED + 1)  # not that of the pixels
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for x in batches(images, scale, device):
-        mu, log_var = model.encode(x)
-        logits = model.decoder(reparameterize(mu, log_var, noise))
-        sums += torch.stack(negative_elbo(x, logits, mu, log_var)) * len(x)
-    reconstruction, kl = (sums / len(images)).tolist()
-    return {"test_loss": reconstruction + kl, "test_reconstruction": reconstruction, "test_kl": kl}
+    sums = torch.zeros(TERMS, dtype=torch.float64, device=device)
+    moments = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)  # of the posterior mean
+    for x in ordered(images, dataset, device, bound.samples):
+        epsilon = torch.randn(bound.samples, len(x), model.latent_dim, generator=noise, device=device)
+        sums += torch.stack(bound(model, x, epsilon))
+        mean = model.encode(x)[0].double()
+        moments += torch.stack((mean.sum(0), mean.square().sum(0)))
+    loss, reconstruction, kl = (sums / len(images)).tolist()
+    first, second = moments / len(images)
+    active = int((second - first.square() > ACTIVE_VARIANCE).sum())
+    row = {"test_loss": loss, "test_reconstruction": reconstruction, "test_kl": kl, "active_units": active}
+    return {**row, "sigma": model.likelihood.sigma} if isinstance(model.likelihood, Gaussian) else row
 
 
-def batches(images: Images, scale: float, device: torch.device) -> Iterator[Tensor]:
-    """The images in order, as float32 [batch, C, H, W] in [0, 1]."""
-    for start in range(0, len(images), EVALUATION_BATCH):
-        pixels = torch.tensor(images.pixels[start : start + EVALUATION_BATCH], device=device)
-        yield pixels.to(torch.float32) / scale
+def plan_of(config: Config, dataset: Dataset) -> Plan:
+    """The schedules over the steps that these data make.
+
+    Raises:
+        ConfigError: a warm-up that is longer than the run.
+    """
+    plan = Plan(config, math.ceil(len(dataset.train) / config.batch_size))
+    plan.check()
+    return plan
+
+
+def objective_of(config: Config) -> Objective:
+    """What the settings say is minimised."""
+    return Objective(
+        bound=config.objective,
+        samples=config.importance_samples,
+        autoencoder=config.autoencoder,
+        free_bits=config.free_bits,
+        gamma=config.gamma,
+    )
+
+
+def early_stop(plan: Plan, rows: list[Metrics]) -> str | None:
+    """Why a run should stop now, or None. The epochs of the warm-up do not count: their loss is another one."""
+    counted = rows[math.ceil(plan.warmup / plan.steps_per_epoch) :]
+    if not plan.config.patience or not counted:
+        return None
+    best = min(counted, key=lambda row: row["test_loss"])
+    if counted[-1]["epoch"] - best["epoch"] < plan.config.patience:
+        return None
+    return (
+        f"stopped after epoch {counted[-1]['epoch']:g}: no test loss below {best['test_loss']:.2f} nats, "
+        f"that of epoch {best['epoch']:g}, for {plan.config.patience} epochs"
+    )
 
 
 def choose_device(requested: str) -> torch.device:
@@ -147,71 +199,46 @@ def choose_device(requested: str) -> torch.device:
     return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _initial_state(config: Config, run: Run, device: torch.device) -> State:
-    weights, order, noise = streams(config.seed)
-    torch.manual_seed(weights)
-    model = run.build_model().to(device)
-    return State(
-        model=model,
-        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
-        order=torch.Generator().manual_seed(order),
-        noise=torch.Generator(device).manual_seed(noise),
+def _state(config: Config, dataset: Dataset, run: Run, device: torch.device, *, leads: bool) -> State:
+    """The first state, or the run's, if it has one."""
+    kept = (run.path / STATE).exists()
+    state = initial_state(config, run, dataset, device, weights=not kept)
+    if kept:
+        checkpoint.restore(state, run, leads=leads)
+    return state
+
+
+def _resident(images: Images, device: torch.device) -> Tensor | None:
+    """The pixels on the device, as they came, uint8 mostly; None if they stay in their file or do not fit."""
+    if not images.resident:
+        return None
+    if device.type == "cuda" and images.pixels.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    return torch.tensor(images.pixels, device=device)
+
+
+def _check_finite(row: Metrics, step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> None:
+    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the lowest test loss for ever."""
+    bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+    if not bad:
+        return
+    device = step.state.sums.device
+    good = _state(plan.config, step.dataset, run, device, leads=False)
+    first = _first_bad(replace(step, state=good), plan, pixels)
+    raise DivergedError(
+        f"epoch {row['epoch']:g} is not finite: {', '.join(bad)}; first {first}; what was saved before it stays; "
+        "try a lower --lr"
     )
 
 
-def streams(seed: int) -> tuple[int, int, int]:
-    """Seeds of the weights, the order of the images and the noise: one for all would draw the same numbers thrice."""
-    weights, order, noise = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-    return weights, order, noise
-
-
-def _save(state: State, run: Run) -> None:
-    write_tensors(run.path / STATE, _state_tensors(state), {"rows": state.rows})
-    _write_derived(state, run)
-
-
-def _write_derived(state: State, run: Run) -> None:
-    """What follows from the state: the weights of the last epoch, of the best if that is the last, and the metrics."""
-    last, best = state.rows[-1], min(state.rows, key=lambda row: row["test_loss"])
-    run.save_weights(LAST, state.model, last)
-    if best is last:
-        run.save_weights(BEST, state.model, last)
-    run.write_metrics(state.rows)
-    run.describe(best=best, last=last)
-
-
-def _restore(state: State, run: Run) -> None:
-    tensors, header = read_tensors(run.path / STATE)
-    for parameter in state.model.parameters():  # Adam makes its moments at the first step; make them now, to fill them
-        state.optimizer.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    current = _state_tensors(state)
-    check_tensors(run.path / STATE, tensors, current)
-    state.order.set_state(tensors.pop("generator.order"))
-    state.noise.set_state(tensors.pop("generator.noise"))
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            current[name].copy_(tensor)
-    state.rows = header["rows"]
-    state.epoch = len(state.rows)
-    _write_derived(state, run)  # if it was killed after the state and before the rest
-
-
-def _state_tensors(state: State) -> dict[str, Tensor]:
-    """Every tensor of the state by name; those of model and optimiser are the live ones, not copies."""
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    for name, parameter in state.model.named_parameters():
-        for key, value in state.optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    return tensors | {"generator.order": state.order.get_state(), "generator.noise": state.noise.get_state()}
-
-
-def _line(row: Metrics, epochs: int) -> str:
-    return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
-        f"  train {row['train_loss']:.2f}  test {row['test_loss']:.2f}"
-        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats)  {row['seconds']:.2f} s"
-    )
+def _first_bad(step: Step, plan: Plan, pixels: Tensor | None) -> str:
+    """The step and the name of the first tensor of the epoch that is not finite."""
+    state = step.state
+    state.model.train()
+    for batch, rates in _steps(state, plan, step.dataset, pixels):
+        state.step += 1
+        if name := divergence.first_bad(step, batch, rates):
+            return f"{name}, at step {state.step}"
+    with divergence.watched(state.model) as bad:
+        evaluate(state.model, step.dataset.test, step.dataset, step.objective)
+    return f"{bad[0]}, on test images" if bad else "nothing when the epoch was taken again: look at the hardware"

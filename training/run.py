@@ -3,7 +3,7 @@
     run.json                  format, config, model, data, versions, git commit, the metrics of the best and last epoch
     checkpoint.safetensors    the weights of the epoch with the lowest test loss
     last.safetensors          the weights of the last epoch
-    state.safetensors         everything to go on from the last epoch: weights, optimiser, generators
+    state.safetensors         everything to go on from where it stands: weights, optimiser, generators
     heldout.npz               a few held-out images, for the export's proof
     metrics.jsonl             a row per epoch
     plots/*.png, report.md, TensorBoard events
@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -33,17 +34,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from training.config import Config
+from training.config import Config, config_from_json, flag
 from training.data import Dataset
 from training.errors import RunError
 from training.files import write_atomically
+from training.likelihood import Bernoulli, Gaussian
 from training.model import VAE
+from training.networks import NETWORKS, NetworkSpec
 
-FORMAT = "vaeport-run/1"
+FORMAT = "vaeport-run/2"
 BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safetensors"
 HEADER_KEY = "vaeport"
 HELDOUT = "heldout.npz"
 HELDOUT_IMAGES = 64
+MAY_CHANGE = {"epochs", "patience", "device", "run", "data", "test_data"}  # when a run is resumed; data by its digest
 REQUIRED = {"config", "device", "model", "data", "heldout", "best", "last"}  # of run.json
 VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
 
@@ -63,10 +67,22 @@ class Run:
         channels, height, width = self.description["model"]["image_shape"]
         return channels, height, width
 
+    @property
+    def config(self) -> Config:
+        """The settings it was made with."""
+        return config_from_json(self.description["config"], str(self.path / "run.json"))
+
     def build_model(self) -> VAE:
-        """A model of this run's shape, with fresh weights."""
-        model = self.description["model"]
-        return VAE(int(np.prod(self.image_shape)), model["hidden_dim"], model["latent_dim"])
+        """A model of this run's kind and shape, with fresh weights.
+
+        Raises:
+            NetworkError: the network does not take images of this shape.
+        """
+        config = self.config
+        spec = NetworkSpec(self.image_shape, config.latent_dim, config.hidden_dims, config.activation)
+        likelihood = Bernoulli() if config.likelihood == "bernoulli" else Gaussian(config.variance, config.sigma)
+        networks = NETWORKS[config.network](spec)
+        return VAE(math.prod(self.image_shape), latent_dim=config.latent_dim, networks=networks, likelihood=likelihood)
 
     def load_model(self, name: str = BEST) -> tuple[VAE, Metrics]:
         """The model with the weights of file `name`, in eval mode, and the metrics of their epoch.
@@ -126,31 +142,34 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
         raise RunError(f"{config.run}: is there already, and no directory")
     if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):
         raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
+    model = {
+        "family": config.network,
+        "image_shape": list(dataset.image_shape),
+        "latent_dim": config.latent_dim,
+        "likelihood": config.likelihood,
+    }
+    run = Run(config.run, {"config": config.to_json(), "model": model})
+    run.build_model()  # before anything is written: the network may not take these images
     config.run.mkdir(parents=True, exist_ok=True)
     heldout = io.BytesIO()
-    np.savez(heldout, images=dataset.test.pixels[:HELDOUT_IMAGES])
+    images = min(HELDOUT_IMAGES, len(dataset.test))
+    np.savez(heldout, images=dataset.test.rows(np.arange(images)))
     write_atomically(config.run / HELDOUT, heldout.getvalue())
-    run = Run(config.run, {})
     run.describe(
         format=FORMAT,
-        config=config_to_json(config),
         device=device,
-        model={
-            "family": "mlp",
-            "image_shape": list(dataset.image_shape),
-            "hidden_dim": config.hidden_dim,
-            "latent_dim": config.latent_dim,
-            "likelihood": "bernoulli",
-        },
         data={
             "name": dataset.name,
             "digest": dataset.digest,
             "train": len(dataset.train),
             "test": len(dataset.test),
             "scale": dataset.scale,
+            "preprocessing": asdict(dataset.preprocessing),
+            "classes": dataset.classes,
+            "split": dataset.split,
         },
         heldout={
-            "images": min(HELDOUT_IMAGES, len(dataset.test)),
+            "images": images,
             "sha256": hashlib.sha256(heldout.getvalue()).hexdigest(),
         },
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
@@ -203,10 +222,12 @@ def locked(path: Path) -> Iterator[None]:
 
 def check_resumable(run: Run, config: Config, dataset: Dataset, device: str) -> None:
     """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but more epochs."""
-    for name, value in config_to_json(config).items():
-        was = run.description["config"].get(name)
-        if name not in ("epochs", "device", "run", "data") and value != was:
-            raise RunError(f"{run.path}: --{name.replace('_', '-')}: the run has {was}, got {value}; cannot resume")
+    was = run.config.to_json()
+    spanning = ("epochs",) if config.schedule_spans_run() else ()
+    for name, value in config.to_json().items():
+        if name not in MAY_CHANGE - {*spanning} and value != was[name]:
+            why = f", since {config.schedule_spans_run()} spans them" if name in spanning else ""
+            raise RunError(f"{run.path}: {flag(name)}: the run has {was[name]}, got {value}; cannot resume{why}")
     if dataset.digest != run.description["data"]["digest"]:
         raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")
     if device != run.description["device"]:
@@ -266,12 +287,6 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape:
             raise RunError(f"{path}: {name}: expected shape {list(tensor.shape)}, got {list(found[name].shape)}")
-
-
-def config_to_json(config: Config) -> dict[str, Any]:
-    """The settings as run.json holds them."""
-    fields = {name: value for name, value in asdict(config).items() if name != "resume"}
-    return {**fields, "run": str(config.run)}
 
 
 def _git_commit() -> str | None:

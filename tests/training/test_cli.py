@@ -22,18 +22,21 @@ def run_training(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_two_dimensional_latent_gets_all_pictures_and_a_report(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_training(
-        "--data", "digits", "--epochs", "2", "--latent-dim", "2", "--hidden-dim", "16", "--run", str(run)
+        "--data", "digits", "--epochs", "2", "--latent-dim", "2", "--hidden-dims", "16", "--run", str(run)
     )
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in (run / "plots").glob("*.png")}
-    assert names == {"reconstructions", "samples", "latents", "latent_grid", "losses"}
+    assert names == {
+        *("reconstructions", "samples", "interpolations", "traversals", "kl_per_latent", "latents", "latent_grid"),
+        "losses",
+    }
     for path in (run / "plots").glob("*.png"):
         with Image.open(path) as image:
-            assert min(image.size) > 200
+            assert min(image.size) > 100
             assert np.asarray(image.convert("L")).std() > 5, f"{path} shows nothing"
     report = (run / "report.md").read_text()
     assert all(f"(plots/{name}.png)" in report for name in names)
-    assert "python -m training --data digits --epochs 2 --latent-dim 2" in report
+    assert f"python -m training --data digits --run {run} --latent-dim 2 --hidden-dims 16 --epochs 2\n" in report
 
 
 def test_help_explains_every_setting() -> None:
@@ -79,9 +82,23 @@ def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.md").exists()
 
 
+def test_names_of_classes_are_no_mathematics_and_need_not_be_utf_8(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    for number, name in enumerate((b"$x_{$", b"\\frac$ $", b"\xff")):
+        folder = tmp_path / "images" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        for index in range(4):
+            Image.fromarray(pixels[4 * number + index]).save(folder / f"{index}.png")
+    done = run_training(
+        "--data", str(tmp_path / "images"), "--run", str(tmp_path / "run"), "--test-fraction", "0.5", "--epochs", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.md").exists()
+
+
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = ["--data", "digits", "--hidden-dim", "16", "--run", str(run)]
+    settings = ["--data", "digits", "--hidden-dims", "16", "--run", str(run)]
     command = [sys.executable, "-m", "training", *settings, "--epochs", "100000"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while not (run / "metrics.jsonl").exists():  # until an epoch is finished

@@ -3,29 +3,33 @@
 import dataclasses
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import data, loop, vae_loss
+from training import data, vae_loss
 from training.config import Config
 from training.errors import DivergedError, RunError
-from training.loop import choose_device, evaluate, streams, train
+from training.initial import streams
+from training.loop import InterruptedRun, choose_device, early_stop, evaluate, train
 from training.objective import reparameterize
-from training.run import BEST, LAST, STATE, Metrics, Run, create_run, open_run, read_tensors
+from training.run import BEST, LAST, STATE, Metrics, Run, create_run, open_run, read_tensors, write_tensors
+from training.schedules import Plan, Rates
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def digits() -> data.Dataset:
-    return data.load("digits", Path("/nowhere"), 0)
+    return data.load(Config(), Path("/nowhere"))
 
 
 def config_for(run: Path, **changes: object) -> Config:
-    small = Config("digits", run, epochs=3, latent_dim=4, hidden_dim=16, device="cpu")
+    small = Config("digits", run, epochs=3, latent_dim=4, hidden_dims=(16, 16), device="cpu")
     return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
 
 
@@ -104,7 +108,7 @@ def test_the_training_loss_is_that_of_the_steps_as_taken(tmp_path: Path, digits:
 
 
 def test_losses_fall_and_are_the_sum_of_their_terms(tmp_path: Path, digits: data.Dataset) -> None:
-    _, rows = trained(config_for(tmp_path / "run", epochs=10, hidden_dim=64), digits)
+    _, rows = trained(config_for(tmp_path / "run", epochs=10, hidden_dims=(64, 64)), digits)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 5
     for row in rows:
         assert row["train_loss"] == pytest.approx(row["reconstruction"] + row["beta"] * row["kl"])
@@ -117,13 +121,13 @@ def test_the_checkpoint_is_of_the_epoch_with_the_lowest_test_loss(tmp_path: Path
     model, metrics = run.load_model()
     assert best["epoch"] != rows[-1]["epoch"], "the case is not interesting"
     assert (metrics["epoch"], run.description["best"]["epoch"]) == (best["epoch"], best["epoch"])
-    assert evaluate(model, digits.test, digits.scale)["test_loss"] == pytest.approx(best["test_loss"])
+    assert evaluate(model, digits.test, digits)["test_loss"] == pytest.approx(best["test_loss"])
 
 
 def test_evaluating_twice_gives_the_same_number(tmp_path: Path, digits: data.Dataset) -> None:
     run, _ = trained(config_for(tmp_path / "run", epochs=1), digits)
     model, _ = run.load_model()
-    assert evaluate(model, digits.test, 16.0) == evaluate(model, digits.test, 16.0)
+    assert evaluate(model, digits.test, digits) == evaluate(model, digits.test, digits)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(
@@ -132,8 +136,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(
     config = config_for(tmp_path / "run", epochs=1)
     run, _ = trained(config, digits)
     good = (run.path / LAST).read_bytes()
-    monkeypatch.setattr(loop, "reparameterize", lambda mu, *_: mu * math.nan)
-    with pytest.raises(DivergedError, match=r"epoch 2 is not finite: train_loss nan, .* try a lower --lr"):
+    monkeypatch.setattr(Plan, "at", lambda self, step: Rates(1e20, 1.0, None))
+    with pytest.raises(DivergedError, match=r"epoch 2 is not finite: train_loss (nan|inf), .* try a lower --lr"):
         trained(dataclasses.replace(config, epochs=2, resume=True), digits)
     assert (run.path / LAST).read_bytes() == good
     assert len(metrics_of(run)) == 1
@@ -160,7 +164,7 @@ def test_weights_order_and_noise_have_streams_of_their_own() -> None:
 
 def test_float_images_train_too(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((30, 4, 4)))
-    dataset = data.load(str(tmp_path / "a.npy"), tmp_path, 0)
+    dataset = data.load(Config(str(tmp_path / "a.npy")), tmp_path)
     _, rows = trained(config_for(tmp_path / "run", epochs=1), dataset)
     assert math.isfinite(rows[0]["train_loss"])
 
@@ -176,3 +180,144 @@ def test_metrics_are_a_row_per_epoch_with_the_documented_keys(tmp_path: Path, di
     rows = metrics_of(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {"epoch", "train_loss", "test_loss", "reconstruction", "kl", "beta", "seconds"} <= rows[0].keys()
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) >= steps
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"binarization": "dynamic"}, {"likelihood": "gaussian", "variance": "analytic"}]
+)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path: Path, changes: dict[str, object]) -> None:
+    whole_config, parts_config = (
+        config_for(tmp_path / name, epochs=3, batch_size=200, lr_schedule="cosine", warmup_epochs=2.0, **changes)
+        for name in ("whole", "parts")
+    )
+    dataset = data.load(whole_config, tmp_path)
+    whole, _ = trained(whole_config, dataset)
+    run = create_run(parts_config, dataset, "cpu")
+    for steps in (4, 9, 3):  # within the first epoch, the second, and again the second
+        with pytest.raises(InterruptedRun):
+            train(parts_config, dataset, run, CPU, stopping=stop_after(steps))
+        run = open_run(parts_config.run)
+    parts, _ = trained(dataclasses.replace(parts_config, resume=True), dataset)
+    assert_same_training(whole, parts)
+
+
+def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, digits: data.Dataset) -> None:
+    config = config_for(tmp_path / "run", epochs=60, lr=0.05, patience=3, warmup_epochs=5.0)
+    run, rows = trained(config, digits)
+    assert 8 <= len(rows) < 60
+    plan = Plan(config, 13)
+    reason = early_stop(plan, rows)
+    best = min(rows[5:], key=lambda row: row["test_loss"])
+    assert reason is not None
+    assert f"no test loss below {best['test_loss']:.2f} nats, that of epoch {best['epoch']}, for 3 epochs" in reason
+    assert best["epoch"] == len(rows) - 3
+    for done in range(1, len(rows)):  # and not before
+        assert early_stop(plan, rows[:done]) is None
+    assert run.load_model()[1]["epoch"] == min(rows, key=lambda row: row["test_loss"])["epoch"]
+
+
+def test_epochs_of_the_warm_up_do_not_count_for_early_stopping() -> None:
+    plan = Plan(Config(patience=2, warmup_epochs=4.0, epochs=9), 5)
+    rising = [{"epoch": float(epoch), "test_loss": float(epoch)} for epoch in range(1, 10)]
+    assert [early_stop(plan, rising[:n]) is not None for n in range(10)] == [False] * 7 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("encoder.log_var.bias", "first the output of encoder.log_var, at step 1"),
+        ("decoder.0.weight", "first the output of decoder.0, at step 1"),
+    ],
+)
+def test_what_is_not_finite_is_named(tmp_path: Path, digits: data.Dataset, name: str, message: str) -> None:
+    config = config_for(tmp_path / "run", epochs=1)
+    run, _ = trained(config, digits)
+    tensors, header = read_tensors(run.path / STATE)
+    tensors[f"model.{name}"].fill_(math.inf)
+    write_tensors(run.path / STATE, tensors, header)
+    with pytest.raises(DivergedError, match=message):
+        trained(dataclasses.replace(config, epochs=2, resume=True), digits)
+
+
+def test_a_step_that_ruins_the_weights_is_named(tmp_path: Path, digits: data.Dataset) -> None:
+    config = config_for(tmp_path / "run", epochs=2, batch_size=5000, lr=1e38)
+    with pytest.raises(DivergedError, match=r"first .*, (on test images|at step \d)"):
+        trained(config, digits)
+
+
+def test_a_beta_of_100_collapses_and_raises_the_alarm(
+    tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = trained(config_for(tmp_path / "run", epochs=20, beta=100.0), digits)
+    assert rows[-1]["active_units"] == 0
+    assert rows[-1]["test_kl"] < 0.1
+    log = capsys.readouterr().err
+    assert "posterior collapse: 0 of 4 latents are active" in log
+    assert "a lower --beta than 100" in log
+    assert log.count("posterior collapse") == 1
+
+
+def test_a_healthy_run_raises_no_alarm(
+    tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = trained(config_for(tmp_path / "run", epochs=40, hidden_dims=(64, 64)), digits)
+    assert rows[-1]["active_units"] == 4
+    assert "collapse" not in capsys.readouterr().err
+
+
+def test_a_rise_of_beta_is_told(tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0), digits)
+    assert "beta still 0.4" in capsys.readouterr().out
+
+
+def test_the_loss_under_test_has_beta_1_whatever_the_run_has(tmp_path: Path, digits: data.Dataset) -> None:
+    _, rows = trained(config_for(tmp_path / "run", beta=7.0), digits)
+    assert rows[-1]["test_loss"] == pytest.approx(rows[-1]["test_reconstruction"] + rows[-1]["test_kl"])
+    assert rows[-1]["train_loss"] == pytest.approx(rows[-1]["reconstruction"] + 7 * rows[-1]["kl"])
+
+
+def test_an_autoencoder_has_no_kl(tmp_path: Path, digits: data.Dataset) -> None:
+    _, rows = trained(config_for(tmp_path / "run", autoencoder=True), digits)
+    assert (rows[-1]["kl"], rows[-1]["test_kl"], rows[-1]["beta"]) == (0, 0, 0)
+
+
+def test_iwae_is_judged_by_its_own_bound(tmp_path: Path, digits: data.Dataset) -> None:
+    config = config_for(tmp_path / "run", objective="iwae", importance_samples=8, epochs=20)
+    _, rows = trained(config, digits)
+    assert rows[-1]["test_loss"] < rows[-1]["test_reconstruction"] + rows[-1]["test_kl"]
+
+
+def test_images_in_a_file_train_like_images_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8))
+    resident = data.load(Config(str(tmp_path / "a.npy")), tmp_path)
+    monkeypatch.setattr("training.data.memory.available", lambda: 1000)
+    mapped = data.load(Config(str(tmp_path / "a.npy")), tmp_path)
+    assert (resident.train.resident, mapped.train.resident) == (True, False)
+    one, _ = trained(config_for(tmp_path / "one"), resident)
+    other, _ = trained(config_for(tmp_path / "other"), mapped)
+    assert_same_training(one, other)
+
+
+def test_epochs_of_one_step_can_be_interrupted_too(tmp_path: Path, digits: data.Dataset) -> None:
+    config = config_for(tmp_path / "run", epochs=5, batch_size=5000)
+    run = create_run(config, digits, "cpu")
+    with pytest.raises(InterruptedRun):
+        train(config, digits, run, CPU, stopping=stop_after(3))
+    parts, rows = trained(dataclasses.replace(config, resume=True), digits)
+    whole, _ = trained(dataclasses.replace(config, run=tmp_path / "whole"), digits)
+    assert len(rows) == 5
+    assert_same_training(whole, parts)
+
+
+def test_a_run_goes_on_without_the_run_that_it_started_from(tmp_path: Path, digits: data.Dataset) -> None:
+    trained(config_for(tmp_path / "first", epochs=1), digits)
+    config = config_for(tmp_path / "second", epochs=1, init_from=tmp_path / "first")
+    trained(config, digits)
+    shutil.rmtree(tmp_path / "first")
+    _, rows = trained(dataclasses.replace(config, epochs=2, resume=True), digits)
+    assert len(rows) == 2

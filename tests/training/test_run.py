@@ -55,9 +55,9 @@ def read_everything(path: Path) -> None:
         (lambda r: shutil.rmtree(r), "no such run directory"),
         (lambda r: (r / "run.json").unlink(), r"not a run directory: run\.json is missing"),
         (lambda r: (r / "run.json").write_text("{"), r"run\.json: not JSON"),
-        (lambda r: (r / "run.json").write_text('{"format": "other"}'), "expected 'vaeport-run/1', got 'other'"),
-        (lambda r: (r / "run.json").write_text("[]"), "expected 'vaeport-run/1', got None"),
-        (lambda r: (r / "run.json").write_text('{"format": "vaeport-run/1"}'), "missing best, config, data, device"),
+        (lambda r: (r / "run.json").write_text('{"format": "other"}'), "expected 'vaeport-run/2', got 'other'"),
+        (lambda r: (r / "run.json").write_text("[]"), "expected 'vaeport-run/2', got None"),
+        (lambda r: (r / "run.json").write_text('{"format": "vaeport-run/2"}'), "missing best, config, data, device"),
         (lambda r: (r / BEST).unlink(), r"checkpoint\.safetensors is missing"),
         (lambda r: (r / BEST).write_bytes(b"nonsense"), r"checkpoint\.safetensors: damaged"),
         (lambda r: (r / BEST).write_bytes((r / BEST).read_bytes()[:-1]), r"checkpoint\.safetensors: damaged"),
@@ -93,7 +93,7 @@ def test_weights_that_are_not_the_model_s_are_refused(
 
 
 def test_an_existing_run_is_never_overwritten(copy: Path) -> None:
-    dataset = data.load("digits", copy, 0)
+    dataset = data.load(Config(), copy)
     with pytest.raises(RunError, match="is there already; go on with it by --resume"):
         create_run(Config(run=copy), dataset, "cpu")
 
@@ -107,15 +107,15 @@ def test_an_existing_run_is_never_overwritten(copy: Path) -> None:
     ],
 )
 def test_a_run_resumes_with_its_own_settings_only(copy: Path, changes: dict[str, object], message: str) -> None:
-    own = {"latent_dim": 5, "hidden_dim": 32, **changes}
+    own = {"latent_dim": 5, "hidden_dims": (32, 32), **changes}
     config = Config("digits", copy, epochs=9, **own)  # type: ignore[arg-type]
     with pytest.raises(RunError, match=message):
-        check_resumable(open_run(copy), config, data.load("digits", copy, 0), "cpu")
+        check_resumable(open_run(copy), config, data.load(Config(), copy), "cpu")
 
 
 def test_a_run_resumes_on_its_own_device_and_never_with_fewer_epochs(copy: Path) -> None:
-    config = Config("digits", copy, epochs=9, latent_dim=5, hidden_dim=32)
-    dataset = data.load("digits", copy, 0)
+    config = Config("digits", copy, epochs=9, latent_dim=5, hidden_dims=(32, 32))
+    dataset = data.load(Config(), copy)
     check_resumable(open_run(copy), config, dataset, "cpu")
     with pytest.raises(RunError, match="--device: the run is on cpu, got cuda"):
         check_resumable(open_run(copy), config, dataset, "cuda")
@@ -137,16 +137,16 @@ def test_what_a_kill_left_of_the_first_step_is_taken_over(copy: Path, tmp_path: 
     left.mkdir()
     shutil.copyfile(copy / "heldout.npz", left / "heldout.npz")
     (left / ".run.json.abc").write_text("{")
-    create_run(Config(run=left), data.load("digits", copy, 0), "cpu")
+    create_run(Config(run=left), data.load(Config(), copy), "cpu")
     remove_leftovers(left)
     assert sorted(path.name for path in left.iterdir()) == ["heldout.npz", "run.json"]
 
 
 def test_a_run_resumes_with_its_own_data_only(copy: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "other.npy", np.full((20, 8, 8), 200, np.uint8))
-    config = Config(str(tmp_path / "other.npy"), copy, epochs=9, latent_dim=5, hidden_dim=32)
+    np.save(tmp_path / "other.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8))
+    config = Config(str(tmp_path / "other.npy"), copy, epochs=9, latent_dim=5, hidden_dims=(32, 32))
     with pytest.raises(RunError, match="--data: the run was made with other data"):
-        check_resumable(open_run(copy), config, data.load(config.data, copy, 0), "cpu")
+        check_resumable(open_run(copy), config, data.load(config, copy), "cpu")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(

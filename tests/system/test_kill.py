@@ -1,0 +1,65 @@
+"""Training that is killed at random moments: what is there is good, and the run goes on from it."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export.pipeline import export_run
+from tests.support import ROOT
+from training.run import open_run
+
+pytestmark = pytest.mark.soak
+
+KILLS = 10
+SETTINGS = ["--data", "digits", "--hidden-dims", "64", "--latent-dim", "4", "--batch-size", "32", "--device", "cpu"]
+
+
+def start(run: Path, epochs: int) -> subprocess.Popen[str]:
+    resume = ["--resume"] if (run / "run.json").exists() else []
+    command = [sys.executable, "-m", "training", *SETTINGS, "--run", str(run), "--epochs", str(epochs), *resume]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_run_killed_ten_times_resumes_exports_and_ends_like_the_one_that_was_not(tmp_path: Path) -> None:
+    chance, seed = random.Random(), random.randrange(2**32)
+    chance.seed(seed)  # a new one each time, printed if the test fails
+    print(f"seed {seed}")
+    run, epochs, exported = tmp_path / "run", 0, 0
+    for kill in range(KILLS):
+        process = start(run, 100_000)
+        began, seen = time.monotonic(), (run / "metrics.jsonl").stat().st_mtime_ns if epochs else 0
+        while time.monotonic() - began < 120:  # into its training: a file of it is new
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_mtime_ns != seen:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.5))
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+        opened = open_run(run)
+        opened.load_model()
+        opened.load_model("last.safetensors")
+        epochs = len(rows_of(run))
+        assert epochs >= 1
+        if kill % 3 == 0:
+            assert (export_run(run, tmp_path / "models" / "killed") / "manifest.json").exists()
+            exported += 1
+    assert exported == 4
+    with start(run, epochs + 20) as last, start(tmp_path / "whole", epochs + 20) as whole:
+        assert last.wait(timeout=300) == 0, last.stderr and last.stderr.read()
+        assert whole.wait(timeout=300) == 0, whole.stderr and whole.stderr.read()
+    assert rows_of(run) == rows_of(tmp_path / "whole")
+    assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
+    assert not list(run.glob(".*"))

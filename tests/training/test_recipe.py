@@ -1,0 +1,73 @@
+"""Recipes: settings from a file, which the command line overrides."""
+
+from pathlib import Path
+
+import pytest
+import tyro
+
+from training.config import Config, ConfigError
+from training.recipe import expected, with_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+def parse(*arguments: str) -> Config:
+    return tyro.cli(Config, args=with_recipe(arguments))
+
+
+def test_a_recipe_sets_and_the_command_line_wins(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[settings]\ndata = "mnist"\nhidden_dims = [20, 30]\nautoencoder = true\nlr = 0.5\nseed = 3\n')
+    config = parse("--recipe", str(recipe), "--lr", "0.25", "--no-autoencoder", "--hidden-dims", "7")
+    assert (config.data, config.hidden_dims, config.autoencoder, config.lr, config.seed) == (
+        "mnist",
+        (7,),
+        False,
+        0.25,
+        3,
+    )
+    assert parse(f"--recipe={recipe}").hidden_dims == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[settings]\ncolour = 1\n", "unknown settings: colour"),
+        ("[settings]\nresume = true\n", "unknown settings: resume"),
+        ("[model]\n", "unknown tables: model"),
+        ("no toml", "cannot be read"),
+        ("settings = 3\n", "settings: expected a table, got 3"),
+        ("expected = 3\n", "expected: expected a table, got 3"),
+        ("[expected]\nkl = 3\n", r"expected\.kl: expected \[from, to\], got 3"),
+        ("[expected]\nkl = [1, 'b']\n", r"expected\.kl: expected \[from, to\]"),
+        ("[expected]\nkl = ['a', 'b']\n", r"expected\.kl: expected \[from, to\]"),
+        ("[expected]\nkl = [2, 1]\n", r"expected\.kl: expected \[from, to\]"),
+    ],
+)
+def test_a_broken_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        parse("--recipe", str(tmp_path / "r.toml"))
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse("--recipe", str(tmp_path / "none.toml"))
+
+
+def test_expected_numbers_are_ranges(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[expected]\ntrain_loss = [103, 105.5]\n")
+    assert expected(tmp_path / "r.toml") == {"train_loss": (103.0, 105.5)}
+    (tmp_path / "r.toml").write_text("[expected]\ntrain_loss = [105, 103]\n")
+    with pytest.raises(ConfigError, match=r"expected\.train_loss: expected \[from, to\]"):
+        expected(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_valid_run_with_expected_numbers(path: Path) -> None:
+    parse("--recipe", str(path)).check()
+    assert expected(path) or path.stem == "conv-colour"  # which says that it has none
+
+
+def test_the_recipes_are_those_that_were_promised() -> None:
+    assert {"tutorial", "iwae-k50", "ppca", "conv-mnist", "conv-colour", "static-mnist"} <= {p.stem for p in RECIPES}

@@ -1,0 +1,99 @@
+"""Where a run starts: weights, optimiser and generators, all from the seed."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.batches import ordered
+from training.checkpoint import TERMS, State
+from training.config import Config
+from training.data import Dataset
+from training.errors import RunError
+from training.model import VAE
+from training.networks import glorot
+from training.run import BEST, Run, check_tensors, open_run, read_tensors
+
+MEAN_CLIP = 1e-3  # of a pixel's mean before its logit: a pixel that is always 0 must not start at minus infinity
+LOG_SIGMA = "likelihood.log_sigma"
+
+
+def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.device, *, weights: bool = True) -> State:
+    """The state before the first step.
+
+    Args:
+        config, run, dataset, device: of the training.
+        weights: whether those of --init-from or --init are wanted; others will replace them otherwise.
+    """
+    start, order, noise = streams(config.seed)
+    torch.manual_seed(start)
+    model = run.build_model()
+    if weights:
+        _set_weights(model, config, dataset)
+    model.to(device)
+    cuda = device.type == "cuda"
+    generator = torch.Generator().manual_seed(order)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=torch.tensor(config.lr, device=device) if cuda else config.lr,  # a captured graph reads it there
+        eps=config.adam_epsilon,
+        fused=True,
+        capturable=cuda,
+    )
+    return State(
+        model=model,
+        optimizer=optimizer,
+        order=generator,
+        noise=torch.Generator(device).manual_seed(noise),
+        epoch_order=generator.get_state(),
+        sums=torch.zeros(TERMS, dtype=torch.float64, device=device),
+    )
+
+
+def streams(seed: int) -> tuple[int, int, int]:
+    """Seeds of the weights, the order of the images and the noise: one for all would draw the same numbers thrice."""
+    weights, order, noise = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
+    return weights, order, noise
+
+
+def mean_image(dataset: Dataset) -> Tensor:
+    """The mean of the training images, float32 [C, H, W] in [0, 1]."""
+    total = sum(x.sum(0, dtype=torch.float64) for x in ordered(dataset.train, dataset, torch.device("cpu")))
+    assert isinstance(total, Tensor)  # there is one image at least
+    return (total / len(dataset.train)).float()
+
+
+def _set_weights(model: VAE, config: Config, dataset: Dataset) -> None:
+    """Other weights than PyTorch's, if they are asked for."""
+    if config.init_from is not None:
+        _load(model, config)
+    elif config.init == "glorot":
+        glorot(model)
+        _set_output_bias(model, dataset)
+
+
+def _load(model: VAE, config: Config) -> None:
+    """The best weights of another run. An optimum for one data set is a start for another; the moments are not."""
+    assert config.init_from is not None
+    path = open_run(config.init_from).path / BEST
+    tensors, _ = read_tensors(path)
+    if config.variance == "fixed" and LOG_SIGMA in tensors:
+        tensors[LOG_SIGMA] = model.state_dict().get(LOG_SIGMA, tensors[LOG_SIGMA])  # --sigma is a setting, no weight
+    try:
+        check_tensors(path, tensors, model.state_dict())
+    except RunError as error:
+        raise RunError(f"--init-from: another network, or images of another shape: {error}") from error
+    model.load_state_dict(tensors)
+
+
+def _set_output_bias(model: VAE, dataset: Dataset) -> None:
+    """So that the first reconstruction is the mean image; of convolutions, its mean over each channel."""
+    mean = mean_image(dataset)
+    last = [m for m in model.decoder.modules() if isinstance(m, nn.Linear | nn.ConvTranspose2d)][-1]
+    assert last.bias is not None
+    if last.bias.numel() not in (mean.numel(), len(mean)):  # another network, which ends otherwise
+        return
+    values = mean.flatten() if last.bias.numel() == mean.numel() else mean.mean((1, 2))
+    if model.likelihood.name == "bernoulli":
+        values = torch.logit(values, eps=MEAN_CLIP)
+    with torch.no_grad():
+        last.bias.copy_(values)

@@ -1,0 +1,67 @@
+"""What a person sees while a run goes on: a bar, a line now and then, warnings, TensorBoard events."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from training import alarms
+from training.config import Config
+from training.run import Metrics, Run
+from training.schedules import Plan
+
+PRINTED_EPOCHS = 20  # lines that a long run prints, about
+
+
+@contextmanager
+def progress(plan: Plan, run: Run, done: int) -> Iterator[Callable[[Metrics], None]]:
+    """A function to call with the row of each epoch.
+
+    Args:
+        plan: of the run.
+        run: where TensorBoard's events go.
+        done: epochs that are finished already.
+    """
+    config = plan.config
+    every = math.ceil(config.epochs / PRINTED_EPOCHS)
+    alarmed = False
+
+    def show(row: Metrics) -> None:
+        nonlocal alarmed
+        epoch = int(row["epoch"])
+        for name, value in row.items():
+            board.add_scalar(name, value, epoch)
+        bar.update()
+        bar.set_postfix(train=f"{row['train_loss']:.2f}", test=f"{row['test_loss']:.2f}")
+        if epoch % every == 0 or epoch in (1, config.epochs):
+            tqdm.write(_line(row, config))
+        warning = alarms.collapse(row, config, epoch * plan.steps_per_epoch)
+        if warning and not alarmed:  # once, until it has recovered
+            tqdm.write(f"training: warning: {warning}", file=sys.stderr)
+        alarmed = warning is not None
+
+    with (
+        SummaryWriter(run.path, purge_step=done + 1) as board,
+        tqdm(total=config.epochs, initial=done, unit="epoch", disable=None) as bar,
+    ):
+        yield show
+
+
+@contextmanager
+def silence() -> Iterator[Callable[[Metrics], None]]:
+    """For a process that is not the leading one."""
+    yield lambda _: None
+
+
+def _line(row: Metrics, config: Config) -> str:
+    rising = row["beta"] < config.beta and not config.autoencoder
+    beta = f", beta still {row['beta']:.2f}" if rising else ""  # the loss may rise with it: say why
+    return (
+        f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}"
+        f"  train {row['train_loss']:.2f}  test {row['test_loss']:.2f}"
+        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats{beta})"
+        f"  {row['active_units']:g} active  {row['seconds']:.2f} s"
+    )

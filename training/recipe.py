@@ -1,0 +1,76 @@
+"""Recipes: TOML files with the settings of a run, and the numbers it should reach.
+
+[settings]                       # names and values of training.config.Config
+data = "mnist"
+
+[expected]                       # of the last epoch (metrics.jsonl) or of the evaluation: from, to
+train_loss = [103.3, 105.3]
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from training.config import UNRECORDED, Config, ConfigError, words
+
+FLAG = "--recipe"
+
+
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """The command line with the settings of its --recipe, if it has one, put before the rest, which therefore wins.
+
+    Raises:
+        ConfigError: the file is missing, no TOML, or has a name that is no setting, or an expectation that is no range.
+    """
+    path = _path_in(arguments)
+    if path is None:
+        return list(arguments)
+    settings = _read(path)["settings"]
+    names = {field.name for field in fields(Config)} - {*UNRECORDED}
+    if unknown := sorted(settings.keys() - names):
+        raise ConfigError(f"{path}: unknown settings: {', '.join(unknown)}")
+    expected(path)  # looked at when the run is over: better to hear now that it is broken
+    return [word for name, value in settings.items() for word in words(name, value)] + list(arguments)
+
+
+def expected(path: Path) -> dict[str, tuple[float, float]]:
+    """The numbers of a recipe: by name, from and to.
+
+    Raises:
+        ConfigError: the file is missing, no TOML, or a number is not two.
+    """
+    ranges = _read(path)["expected"]
+    for name, value in ranges.items():
+        if not _is_range(value):
+            raise ConfigError(f"{path}: expected.{name}: expected [from, to], got {value!r}")
+    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def _path_in(arguments: Sequence[str]) -> Path | None:
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == FLAG and following:
+            return Path(following)
+        if word.startswith(f"{FLAG}="):
+            return Path(word.removeprefix(f"{FLAG}="))
+    return None
+
+
+def _is_range(value: object) -> bool:
+    if not (isinstance(value, list) and len(value) == 2):
+        return False
+    return all(type(number) in (int, float) for number in value) and value[0] <= value[1]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{FLAG} {path}: cannot be read: {error}") from error
+    if unknown := sorted(content.keys() - {"settings", "expected"}):
+        raise ConfigError(f"{path}: unknown tables: {', '.join(unknown)}")
+    for name, value in content.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {name}: expected a table, got {value!r}")
+    return {"settings": {}, "expected": {}, **content}
