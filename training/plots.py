@@ -1,6 +1,7 @@
 """Pictures of a run that a person would look at."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -9,12 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.data import Dataset, Images
-from training.loop import batches
+from training.batches import ordered
+from training.data import Dataset
+from training.latents import ACTIVE_VARIANCE
 from training.model import VAE
+from training.objective import kl_per_latent
 from training.run import Metrics, Run
 
+CPU = torch.device("cpu")
 COLUMNS = 10
+INTERPOLATIONS = 8
+TRAVERSED_LATENTS = 20
 SCATTER_IMAGES = 5000
 GRID_SIDE = 20
 LEGEND_CLASSES = 20
@@ -25,17 +31,31 @@ MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
 Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
 
 
+class Posterior(NamedTuple):
+    """Of held-out images: mean and KL in nats, both [images, latent_dim]."""
+
+    mean: torch.Tensor
+    kl: torch.Tensor
+
+
 def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> list[Path]:
     """Write all pictures of a run to its plots/ folder; returns their paths."""
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     model = model.cpu().eval()
+    posterior = _posterior(model, dataset)
     figures = {
         "reconstructions": reconstructions(model, dataset),
         "samples": samples(model, dataset.image_shape),
-        "latents": latent_scatter(model, dataset),
+        "traversals": traversals(model, dataset.image_shape, posterior),
+        "kl_per_latent": kl_bars(posterior),
+        "latents": latent_scatter(posterior.mean, dataset),
         "losses": losses(rows),
     }
+    if run.config.autoencoder:  # without a posterior
+        del figures["kl_per_latent"]
+    if len(posterior.mean) > 1:
+        figures["interpolations"] = interpolations(model, dataset, posterior)
     if model.latent_dim == 2:
         figures["latent_grid"] = latent_grid(model, dataset.image_shape)
     paths = []
@@ -47,14 +67,50 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
 
 def reconstructions(model: VAE, dataset: Dataset) -> Figure:
     """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
-    count = min(3 * COLUMNS, len(dataset.test))
-    originals = _first(dataset.test, count, dataset.scale)
+    images = next(ordered(dataset.test, dataset, CPU))[: 3 * COLUMNS]
     with torch.inference_mode():
-        restored = _decode(model, model.encode(torch.from_numpy(originals))[0], dataset.image_shape)
+        restored = _decode(model, model.encode(images)[0], dataset.image_shape)
     rows = []
-    for start in range(0, count, COLUMNS):
-        rows += [originals[start : start + COLUMNS], restored[start : start + COLUMNS]]
+    for start in range(0, len(images), COLUMNS):
+        rows += [images[start : start + COLUMNS].numpy(), restored[start : start + COLUMNS]]
     return _tiles(rows, "Held-out images, each above its reconstruction")
+
+
+@torch.inference_mode()
+def interpolations(model: VAE, dataset: Dataset, posterior: Posterior) -> Figure:
+    """From the posterior mean of a held-out image to that of the next but a few, in equal steps along the line."""
+    pairs = min(INTERPOLATIONS, len(posterior.mean) // 2)
+    steps = torch.linspace(0.0, 1.0, COLUMNS)[:, None]
+    rows = []
+    for first, second in zip(posterior.mean[:pairs], posterior.mean[pairs : 2 * pairs], strict=True):
+        rows.append(_decode(model, torch.lerp(first, second, steps), dataset.image_shape))
+    return _tiles(rows, "Between the posterior means of two held-out images (left and right)")
+
+
+@torch.inference_mode()
+def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posterior) -> Figure:
+    """One latent at a time from -3 to 3, the others at the posterior mean of a held-out image, by falling KL."""
+    order = posterior.kl.mean(0).argsort(descending=True)[:TRAVERSED_LATENTS]
+    rows = []
+    for latent in order:
+        latents = posterior.mean[:1].repeat(COLUMNS, 1)
+        latents[:, latent] = torch.linspace(-3.0, 3.0, COLUMNS)
+        rows.append(_decode(model, latents, image_shape))
+    names = [f"{int(latent)}: {posterior.kl[:, latent].mean():.2f}" for latent in order]
+    return _tiles(rows, "Each latent from -3 to 3 (left: its number and KL in nats)", names)
+
+
+def kl_bars(posterior: Posterior) -> Figure:
+    """KL of each latent, falling; the latents that are not active, in grey."""
+    kl, active = posterior.kl.mean(0), posterior.mean.var(0, correction=0) > ACTIVE_VARIANCE
+    order = kl.argsort(descending=True)
+    figure = Figure(figsize=(max(6.0, 0.22 * len(kl)), 4))
+    axes = figure.subplots()
+    colours = ["tab:blue" if active[latent] else "tab:gray" for latent in order]
+    axes.bar([str(int(latent)) for latent in order], kl[order].numpy(), color=colours)
+    axes.set(title=f"KL of each latent ({int(active.sum())} of {len(kl)} active)", xlabel="latent", ylabel="nats")
+    axes.tick_params(axis="x", labelsize=7, rotation=90 if len(kl) > 30 else 0)
+    return figure
 
 
 @torch.inference_mode()
@@ -77,13 +133,10 @@ def latent_grid(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
     return _tiles(rows, "Decoded latent plane (right: first latent, up: second; steps of equal probability)")
 
 
-@torch.inference_mode()
-def latent_scatter(model: VAE, dataset: Dataset) -> Figure:
+def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
     """Posterior means of held-out images, coloured by label; the first two principal components if there are more."""
-    images = Images(dataset.test.pixels[:SCATTER_IMAGES], None)
-    means = torch.cat([model.encode(x)[0] for x in batches(images, dataset.scale, torch.device("cpu"))])
     names = ("first latent", "second latent")
-    if model.latent_dim > 2:
+    if means.shape[1] > 2:
         centred = means - means.mean(0)
         means = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
         names = ("first principal component", "second principal component")
@@ -91,7 +144,7 @@ def latent_scatter(model: VAE, dataset: Dataset) -> Figure:
         means, names = torch.cat((means, torch.zeros_like(means)), 1), (names[0], "")
     figure = Figure(figsize=(7, 6))
     axes = figure.subplots()
-    _scatter(axes, means.numpy(), dataset.test.labels)
+    _scatter(axes, means.numpy(), dataset.test.labels, dataset.classes)
     axes.set(title="Posterior means of held-out images", xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", "datalim")  # or a latent that hardly varies would look as wide as the others
     return figure
@@ -116,7 +169,9 @@ def losses(rows: list[Metrics]) -> Figure:
     return figure
 
 
-def _scatter(axes: Axes, points: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
+def _scatter(
+    axes: Axes, points: NDArray[np.float32], labels: NDArray[np.int64] | None, names: tuple[str, ...] | None
+) -> None:
     """Points [N, 2], a colour per label."""
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=6)
@@ -126,21 +181,31 @@ def _scatter(axes: Axes, points: NDArray[np.float32], labels: NDArray[np.int64] 
     colours = mpl.colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
         chosen = points[labels == label]
-        axes.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colours(number), label=str(label))
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=6, color=colours(number), label=_name(label, names))
     if len(classes) <= LEGEND_CLASSES:
         axes.legend(title="label", markerscale=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the points
 
 
-def _first(images: Images, count: int, scale: float) -> Pictures:
-    return np.divide(images.pixels[:count], np.float32(scale), dtype=np.float32)
+def _name(label: int, names: tuple[str, ...] | None) -> str:
+    """Of a label; -1 is an image without one. Matplotlib reads $ as mathematics and fails on what is no UTF-8."""
+    name = names[label] if names and label >= 0 else str(label)
+    return name.encode(errors="replace").decode().replace("$", r"\$")
+
+
+@torch.inference_mode()
+def _posterior(model: VAE, dataset: Dataset) -> Posterior:
+    images = dataset.test.take(np.arange(min(SCATTER_IMAGES, len(dataset.test))))
+    parts = [model.encode(x) for x in ordered(images, dataset, CPU)]
+    mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Posterior(mean, kl_per_latent(mean, log_var))
 
 
 def _decode(model: VAE, latents: torch.Tensor, image_shape: tuple[int, int, int]) -> Pictures:
     return model.decode(latents).reshape(-1, *image_shape).numpy()
 
 
-def _tiles(rows: list[Pictures], title: str) -> Figure:
-    """Rows of images side by side, with a gap, as one picture."""
+def _tiles(rows: list[Pictures], title: str, names: list[str] | None = None) -> Figure:
+    """Rows of images side by side, with a gap, as one picture; `names` stand left of the rows."""
     channels, height, width = rows[0].shape[1:]
     scale = max(1, -(-MIN_TILE_PIXELS // max(height, width)))
     gap = max(1, 4 // scale)
@@ -155,4 +220,6 @@ def _tiles(rows: list[Pictures], title: str) -> Figure:
     axes.imshow(canvas.squeeze(2) if channels == 1 else canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()
+    for r, name in enumerate(names or []):
+        axes.text(-2.0, r * (height + gap) + height / 2, name, ha="right", va="center", fontsize=8)
     return figure

@@ -1,47 +1,104 @@
 """report.md: a run at a glance."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from training.config import Config
+from training.alarms import collapse
+from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
 from training.run import Run
+from training.schedules import Plan
 
-FLAGS = ("data", "epochs", "latent_dim", "hidden_dim", "batch_size", "lr", "seed", "run")
+NAMES = {
+    "train_loss": "training: what was minimised",
+    "reconstruction": "training: reconstruction",
+    "kl": "training: KL divergence",
+    "test_loss": "test: negative bound, beta 1",
+    "test_reconstruction": "test: reconstruction",
+    "test_kl": "test: KL divergence",
+    "active_units": "test: active latents",
+    "sigma": "sigma of a pixel",
+}
 
 
-def write_report(run: Run, config: Config, pictures: list[Path]) -> None:
-    """Write report.md: the numbers of the best and the last epoch, the pictures, and the command to do it again."""
-    data, model, best, last = (run.description[key] for key in ("data", "model", "best", "last"))
-    rows = [
-        f"| {name} | {best[key]:.2f} | {last[key]:.2f} |"
-        for name, key in (
-            ("training: negative ELBO", "train_loss"),
-            ("training: reconstruction", "reconstruction"),
-            ("training: KL divergence", "kl"),
-            ("test: negative ELBO", "test_loss"),
-            ("test: reconstruction", "test_reconstruction"),
-            ("test: KL divergence", "test_kl"),
-        )
-    ]
-    command = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(getattr(config, name)))}" for name in FLAGS)
-    lines = [
+def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
+    """Write report.md: the numbers of the best and the last epoch, the measures, the pictures, and how to do it again.
+
+    Args:
+        run: with its evaluation.
+        plan: of its schedules.
+        pictures: inside its directory.
+    """
+    sections = (
+        _head(run),
+        [f"**Warning:** {warning}"] if (warning := collapse_of(run, plan)) else [],
+        [run.description["stopped"]] if run.description.get("stopped") else [],
+        list(_losses(run)),
+        ["The KL divergence rises while the latents come into use: that is learning, not a fault."],
+        compared(run),
+        [
+            "Measures of the best weights:",
+            "",
+            *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
+        ],
+        [f"![{path.stem}]({path.relative_to(run.path).as_posix()})" for path in pictures],
+        ["Again:", "", f"    python -m training {shlex.join(run.config.arguments())}"],
+        [f"Commit of the code: {run.description['git_commit']}"] if run.description["git_commit"] else [],
+    )
+    text = "\n\n".join("\n".join(section) for section in sections if section)
+    write_atomically(run.path / "report.md", f"{text}\n".encode())
+
+
+def compared(run: Run) -> list[str]:
+    """A line per number that the recipe expects: what came, in the last epoch or the evaluation, and if it fits."""
+    lines = []
+    for name, (low, high) in run.description.get("expected", {}).items():
+        value = _found(run, name)
+        if value is None:
+            lines.append(f"expected {name} from {low:g} to {high:g}: not measured yet")
+        else:
+            verdict = "as expected" if low <= value <= high else "NOT as expected"
+            lines.append(f"expected {name} from {low:g} to {high:g}: {value:.2f}, {verdict}")
+    return lines
+
+
+def collapse_of(run: Run, plan: Plan) -> str | None:
+    """The warning about the best weights, if their posterior has collapsed."""
+    best = run.description["best"]
+    return collapse(best, plan.config, best["epoch"] * plan.steps_per_epoch)
+
+
+def _head(run: Run) -> list[str]:
+    data, config = run.description["data"], run.config
+    kind = "A plain autoencoder" if config.autoencoder else "A variational autoencoder"
+    shape = "x".join(map(str, run.image_shape))
+    return [
         f"# Run {run.path.name}",
         "",
-        f"A variational autoencoder with {model['latent_dim']} latent dimensions, trained on {data['train']} images of",
-        f"{data['name']} ({'x'.join(map(str, model['image_shape']))}), tested on {data['test']}.",
+        f"{kind} ({config.network}, {config.likelihood} likelihood) with {config.latent_dim} latent dimensions,",
+        f"trained on {data['train']} images of {data['name']} ({shape}), tested on {data['test']}.",
         "",
-        f"| nats per image, one draw of the latent | best (epoch {best['epoch']}) | last (epoch {last['epoch']}) |",
-        "|---|---|---|",
-        *rows,
-        "",
-        "Grey pixels are the targets of a Bernoulli likelihood: these numbers compare only with others of that kind.",
-        "",
-        *(f"![{path.stem}]({path.relative_to(run.path).as_posix()})" for path in pictures),
-        "",
-        "Again:",
-        "",
-        f"    python -m training {command}",
-        "",
+        "Numbers are in nats per image, summed over pixels and latents. They are of",
+        f"{SETTINGS[setting_of(run)]}.",
     ]
-    write_atomically(run.path / "report.md", "\n".join(lines).encode())
+
+
+def _losses(run: Run) -> Iterator[str]:
+    best, last = run.description["best"], run.description["last"]
+    yield f"| one draw of the latent | best (epoch {best['epoch']}) | last (epoch {last['epoch']}) |"
+    yield "|---|---|---|"
+    for key, name in NAMES.items():
+        if key in best:
+            digits = {"active_units": 0, "sigma": 4}.get(key, 2)
+            yield f"| {name} | {best[key]:.{digits}f} | {last[key]:.{digits}f} |"
+
+
+def _found(run: Run, name: str) -> float | None:
+    """A number of the last epoch, or of the evaluation."""
+    last, evaluation = run.description["last"], run.description.get("evaluation") or {}
+    value: Any = last.get(name, evaluation.get(name))
+    if isinstance(value, dict):  # a mean with its error
+        value = value["mean"]
+    return None if value is None else float(value)

@@ -1,0 +1,36 @@
+"""What a finished run gets: the measures of its best weights, pictures, a report, and a look at what was expected."""
+
+import sys
+
+from training import plots, report
+from training.config import Config
+from training.data import Dataset
+from training.evaluate import EvaluateOptions, keep, measure
+from training.loop import early_stop
+from training.recipe import expected
+from training.run import Metrics, Run
+from training.schedules import Plan
+
+
+def finish(run: Run, config: Config, dataset: Dataset, plan: Plan, rows: list[Metrics]) -> None:
+    """Measure, draw and report the run as it stands, and say where that lies.
+
+    Args:
+        run, config, dataset, plan: as it was trained.
+        rows: of metrics.jsonl.
+    """
+    reason = early_stop(plan, rows)
+    if reason:
+        print(reason)
+    run.describe(stopped=reason)
+    keep(run, measure(run, dataset, EvaluateOptions(run.path, device=config.device)))
+    if config.recipe is not None:
+        run.describe(expected=expected(config.recipe))
+    model, _ = run.load_model()
+    pictures = plots.plot_run(run, model, dataset, rows)
+    report.write_report(run, plan, pictures)
+    for line in report.compared(run):
+        print(line)
+    print(f"wrote {run.path}: checkpoint.safetensors (epoch {run.description['best']['epoch']}), report.md, plots")
+    if warning := report.collapse_of(run, plan):
+        print(f"training: warning: {warning}", file=sys.stderr)
