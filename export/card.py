@@ -29,13 +29,13 @@ images = model.sample(16, seed=7)
 | | |
 |---|---|
 | data | {data["name"]}, {data["train"]} images to train on, {data["test"]} to test on |
-| pixels | divided by {manifest.preprocessing.scale:g} |
+| pixels | {_pixels(manifest)} |
 | epoch | {metrics["epoch"]:g}, chosen by: {training["epoch_chosen_by"]} |
-| negative ELBO, test | {metrics["test_loss"]:.2f} nats per image |
+| negative bound, test | {metrics["test_loss"]:.2f} nats per image |
 | reconstruction, test | {metrics["test_reconstruction"]:.2f} nats per image |
 | KL divergence, test | {metrics["test_kl"]:.2f} nats per image |
 
-Grey pixels are the targets of a Bernoulli likelihood, so these numbers compare only with others of that kind.
+These numbers are of {training["setting"]}.
 
 ## Comparison with PyTorch
 
@@ -44,3 +44,14 @@ The closest to its limit:
 
     {manifest.parity["worst"]}
 """
+
+
+def _pixels(manifest: Manifest) -> str:
+    """What was done to an image file."""
+    done = manifest.preprocessing
+    steps = [f"divided by {done.scale:g}"]
+    if done.crop != "none":
+        steps.insert(0, f"resized to {done.size[0]}x{done.size[1]} ({done.crop})")
+    if done.binarization != "none":
+        steps.append(f"binarised ({done.binarization})")
+    return ", ".join(steps)

@@ -29,18 +29,22 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """latent [batch, latent_dim] -> image [batch, C, H, W] in [0, 1], and its logits, of the same shape."""
+    """latent [batch, latent_dim] -> image [batch, C, H, W] in [0, 1], and what p(x|z) is made of, of the same shape.
+
+    That are the logits of a Bernoulli likelihood, or the means of a Gaussian one, which the image has clipped.
+    """
 
     def __init__(self, model: VAE, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.decoder = model.decoder
+        self.likelihood = model.likelihood
         self.image_shape = image_shape
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        logits = self.decoder(latent).reshape(-1, *self.image_shape)
+        parameters = self.decoder(latent).reshape(-1, *self.image_shape)
         # ONNX Runtime's Sigmoid on the CPU overshoots 1 by about 1e-7 (microsoft/onnxruntime#22557).
-        return torch.sigmoid(logits).clamp(0.0, 1.0), logits
+        return self.likelihood.image(parameters).clamp(0.0, 1.0), parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,9 @@ class Role:
 def roles(model: VAE, image_shape: tuple[int, int, int]) -> tuple[Role, Role]:
     """Encoder and decoder of a model in eval mode."""
     encoder = Role("encoder", EncoderGraph(model).eval(), "image", image_shape, ("mean", "log_var"))
+    parameters = "logits" if model.likelihood.name == "bernoulli" else "mean"
     decoder = Role(
-        "decoder", DecoderGraph(model, image_shape).eval(), "latent", (model.latent_dim,), ("image", "logits")
+        "decoder", DecoderGraph(model, image_shape).eval(), "latent", (model.latent_dim,), ("image", parameters)
     )
     return encoder, decoder
 

@@ -11,6 +11,8 @@ from export import parity
 from export.errors import ExportError, VersionExistsError
 from export.graphs import Role, graph_spec, roles, to_onnx
 from export.package import next_version, publish, staging, write_json
+from training.evaluate import SETTINGS, setting_of
+from training.likelihood import Gaussian
 from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
 from vaeport.graphs import Device, choose_device, load_graph
@@ -43,6 +45,8 @@ def export_run(path: Path, to: Path, *, version: int | None = None, last: bool =
     if version is not None and os.path.lexists(to / str(version)):
         raise VersionExistsError(f"{to / str(version)}: is there already, and a package never changes")
     run = open_run(path)
+    if run.config.autoencoder:
+        raise ExportError(f"{path}: a plain autoencoder: it has no posterior to encode to and no prior to sample from")
     weights = LAST if last else BEST
     checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
     model, metrics = run.model_from(weights, checkpoint)
@@ -52,7 +56,7 @@ def export_run(path: Path, to: Path, *, version: int | None = None, last: bool =
         write_json(staged / "parity.json", parity.to_json(checks))
         (staged / CHECKPOINT).write_bytes(checkpoint)
         training = _training_summary(run, metrics, "last" if last else "lowest test loss")
-        manifest = _manifest(to.name, version or next_version(to), run, training, specs, parity.summary(checks))
+        manifest = _manifest(to.name, version or next_version(to), run, model, training, specs, parity.summary(checks))
         return publish(staged, to, manifest, exactly=version is not None)
 
 
@@ -84,26 +88,39 @@ def _compare(staged: Path, spec: GraphSpec, role: Role, real: parity.Rows, devic
 
 
 def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]:
-    seed = run.description["config"]["seed"]
-    return {"data": run.description["data"], "metrics": metrics, "epoch_chosen_by": chosen, "seed": seed}
+    evaluation = run.description.get("evaluation")
+    return {
+        "data": {key: value for key, value in run.description["data"].items() if key != "preprocessing"},
+        "metrics": metrics,
+        "epoch_chosen_by": chosen,
+        "seed": run.config.seed,
+        "setting": SETTINGS[setting_of(run)],
+        "evaluation": evaluation if evaluation and evaluation["epoch"] == metrics["epoch"] else None,
+    }
 
 
 def _manifest(
     name: str,
     version: int,
     run: Run,
+    model: VAE,
     training: dict[str, Any],
     specs: dict[str, GraphSpec],
     parity_summary: dict[str, Any],
 ) -> Manifest:
-    model, data = run.description["model"], run.description["data"]
-    channels, height, width = run.image_shape
+    likelihood, prepared = model.likelihood, run.description["data"]["preprocessing"]
     return Manifest(
         format=FORMAT,
         name=name,
         version=version,
-        model=ModelSpec(model["family"], run.image_shape, model["latent_dim"], model["likelihood"]),
-        preprocessing=Preprocessing((height, width), channels, "none", data["scale"]),
+        model=ModelSpec(
+            family=run.config.network,
+            image_shape=run.image_shape,
+            latent_dim=model.latent_dim,
+            likelihood=run.config.likelihood,
+            sigma=likelihood.sigma if isinstance(likelihood, Gaussian) else None,
+        ),
+        preprocessing=Preprocessing(**{**prepared, "size": tuple(prepared["size"])}),
         graphs=specs,
         training=training,
         parity=parity_summary,

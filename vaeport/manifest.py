@@ -27,13 +27,15 @@ class ModelSpec:
         family: the network's name in training, for example "mlp".
         image_shape: (channels, height, width).
         latent_dim: the number of latent dimensions.
-        likelihood: p(x|z); "bernoulli" is one probability per pixel.
+        likelihood: p(x|z); "bernoulli" is one probability per pixel, "gaussian" a mean per pixel and one sigma for all.
+        sigma: the standard deviation of a pixel in [0, 1]; null unless the likelihood is Gaussian.
     """
 
     family: str
     image_shape: tuple[int, int, int]
     latent_dim: int
-    likelihood: Literal["bernoulli"]
+    likelihood: Literal["bernoulli", "gaussian"]
+    sigma: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,19 @@ class Preprocessing:
     Attributes:
         size: (height, width) in pixels.
         channels: 1 (grey) or 3 (red, green, blue).
-        crop: how another size became `size`; "none" means that all images had it.
+        crop: how another size became `size`: "none" means that all images had it; "center" that the shorter side was
+            brought to it and the middle cut out; "pad" that the longer side was, and black put around. `size` is square
+            then, and the filter is Pillow's bilinear one.
         scale: a stored pixel value is divided by it, which brings it into [0, 1].
+        binarization: what a pixel in [0, 1] became then: "none", itself; "threshold", 1 above a half, else 0; "dynamic"
+            and "static", 1 with the pixel as its probability, drawn afresh at each use or once.
     """
 
     size: tuple[int, int]
     channels: int
-    crop: Literal["none"]
+    crop: Literal["none", "center", "pad"]
     scale: float
+    binarization: Literal["none", "dynamic", "threshold", "static"]
 
 
 @dataclass(frozen=True, slots=True)

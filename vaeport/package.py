@@ -154,7 +154,8 @@ def signature(role: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tupl
     image, latent = model.image_shape, model.latent_dim
     if role == "encoder":
         return (tensor("image", *image),), (tensor("mean", latent), tensor("log_var", latent))
-    return (tensor("latent", latent),), (tensor("image", *image), tensor("logits", *image))
+    parameters = tensor("logits" if model.likelihood == "bernoulli" else "mean", *image)
+    return (tensor("latent", latent),), (tensor("image", *image), parameters)
 
 
 def sha256_of(path: Path) -> str:
@@ -205,6 +206,12 @@ def _check_values(manifest: Manifest) -> None:
     if min(*model.image_shape, model.latent_dim) < 1 or max(*model.image_shape, model.latent_dim) > MAX_AXIS:
         sizes = (*model.image_shape, model.latent_dim)
         raise ManifestFieldError(f"manifest.model: sizes must be positive and at most {MAX_AXIS}, got {sizes}")
+    if (model.likelihood == "gaussian") != (model.sigma is not None and model.sigma > 0):
+        raise ManifestFieldError(
+            f"manifest.model.sigma: expected a positive number for a {model.likelihood} likelihood, got {model.sigma}"
+            if model.likelihood == "gaussian"
+            else f"manifest.model.sigma: expected null for a {model.likelihood} likelihood, got {model.sigma}"
+        )
     shape = (manifest.preprocessing.channels, *manifest.preprocessing.size)
     if shape != model.image_shape:
         raise ManifestFieldError(f"manifest.preprocessing: gives {shape}, the model takes {model.image_shape}")

@@ -30,7 +30,7 @@ class ModelInfo:
         version: a positive integer as a decimal string.
         image_shape: (channels, height, width).
         latent_dim: the number of latent dimensions.
-        likelihood: "bernoulli".
+        likelihood: p(x|z), "bernoulli" or "gaussian".
         digest: "sha256:..." of the package's manifest, which holds the digests of all its files.
         providers: the ONNX Runtime execution providers that compute.
     """

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import vaeport
 from export import package as folder
 from export import pipeline
 from export.errors import ExportError, ParityError, VersionExistsError
 from export.pipeline import export_run
+from training.run import open_run
+from vaeport.manifest import Preprocessing
 from vaeport.package import open_package, versions
 
 ROOT = Path(__file__).parents[2]
@@ -186,3 +189,53 @@ def test_a_mistake_is_one_clear_message_and_exit_status_1(tmp_path: Path, argume
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "digits").exists()
+
+
+def run_of(folder: Path, *arguments: str) -> Path:
+    """A short run on the built-in digits with these settings."""
+    run = folder / "run"
+    command = ["--data", "digits", "--epochs", "1", "--latent-dim", "3", "--hidden-dims", "8", "--run", str(run)]
+    subprocess.run(
+        [sys.executable, "-m", "training", *command, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family"),
+    [
+        (["--network", "conv"], "conv"),
+        (["--network", "linear", "--likelihood", "gaussian", "--sigma", "0.3"], "linear"),
+        (["--activation", "tanh", "--likelihood", "gaussian", "--variance", "analytic"], "mlp"),
+    ],
+    ids=["conv", "linear-gaussian", "tanh-gaussian"],
+)
+def test_every_network_and_likelihood_is_exported_and_loads(tmp_path: Path, arguments: list[str], family: str) -> None:
+    run = open_run(run_of(tmp_path, *arguments))
+    manifest = open_package(export_run(run.path, tmp_path / "model")).manifest
+    assert manifest.model.family == family
+    loaded, (trained, _) = vaeport.load(tmp_path / "model"), run.load_model()
+    latents = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    with torch.inference_mode():
+        expected = trained.decode(torch.from_numpy(latents)).reshape(5, 1, 8, 8).numpy()
+        mean, log_var = trained.encode(torch.from_numpy(expected))
+    np.testing.assert_allclose(loaded.decode(latents), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded.encode(expected).mean, mean.numpy(), atol=1e-5)
+    np.testing.assert_allclose(loaded.encode(expected).log_var, log_var.numpy(), atol=1e-5)
+    if run.config.likelihood == "gaussian":
+        assert manifest.model.sigma == trained.likelihood.sigma
+        assert [t.name for t in manifest.graphs["decoder"].outputs] == ["image", "mean"]
+        assert 0 <= loaded.decode(100 * latents).min() <= loaded.decode(100 * latents).max() <= 1
+
+
+def test_what_was_done_to_the_images_is_in_the_manifest(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (20, 9, 12), np.uint8))
+    run = run_of(tmp_path, "--data", str(tmp_path / "a.npy"), "--image-size", "8", "--binarization", "threshold")
+    preprocessing = open_package(export_run(run, tmp_path / "model")).manifest.preprocessing
+    assert preprocessing == Preprocessing((8, 8), 1, "center", 255.0, "threshold")
+
+
+def test_a_plain_autoencoder_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="a plain autoencoder: it has no posterior"):
+        export_run(run_of(tmp_path, "--autoencoder"), tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -29,14 +29,16 @@ manifests = st.builds(
         family=names,
         image_shape=st.tuples(sizes, sizes, sizes),
         latent_dim=sizes,
-        likelihood=st.just("bernoulli"),
+        likelihood=st.sampled_from(("bernoulli", "gaussian")),
+        sigma=st.none() | st.floats(1e-3, 1e3),
     ),
     preprocessing=st.builds(
         Preprocessing,
         size=st.tuples(sizes, sizes),
         channels=sizes,
-        crop=st.just("none"),
+        crop=st.sampled_from(("none", "center", "pad")),
         scale=st.floats(1e-3, 1e3),
+        binarization=st.sampled_from(("none", "dynamic", "threshold", "static")),
     ),
     graphs=st.dictionaries(
         names,
