@@ -1,4 +1,4 @@
-# Every target does its own set-up. Options: DATA, RUN, NAME, EPOCHS, RESUME, MODELS, PORT, WORKERS, RUNTIME, PYTHON.
+# Every target does its own set-up. Options: DATA, RUN, NAME, EPOCHS, RESUME, ARGS, MODELS, PORT, WORKERS, RUNTIME, PYTHON.
 
 PYTHON  ?= python3
 # The built-in data set, one that torchvision knows, or a path: a folder of images, a .npy or a .npz.
@@ -7,9 +7,11 @@ NAME    ?= $(patsubst %.npy,%,$(patsubst %.npz,%,$(notdir $(patsubst %/,%,$(DATA
 RUN     ?= runs/$(NAME)
 MODELS  ?= models
 # 60,000 images need fewer passes than a few hundred do.
-EPOCHS  ?= $(if $(filter mnist fashion-mnist,$(DATA)),10,300)
+EPOCHS  ?= $(if $(filter mnist fashion-mnist binarized-mnist cifar10,$(DATA)),10,300)
 # 1 goes on with an existing run.
 RESUME  ?=
+# Whatever else `python -m training --help` names: ARGS="--image-size 64 --network conv".
+ARGS    ?=
 HOST    ?= 127.0.0.1
 PORT    ?= 50051
 WORKERS ?= 1
@@ -54,7 +56,7 @@ demo: $(STAMP)  ## train, export, serve and sample with the built-in data; print
 
 train: $(STAMP)  ## DATA -> RUN
 	@$(check-name)
-	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(if $(filter 1 yes true,$(RESUME)),--resume)
+	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(ARGS) $(if $(filter 1 yes true,$(RESUME)),--resume)
 
 export: $(STAMP)  ## RUN -> the next version of MODELS/NAME
 	@$(check-name)

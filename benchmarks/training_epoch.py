@@ -64,8 +64,10 @@ def ours(epochs: int) -> list[Row]:
 
     torch.set_flush_denormal(True)  # as `python -m training` does
     with tempfile.TemporaryDirectory() as folder:
-        config = Config("mnist", Path(folder) / "run", epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, device="cpu")
-        dataset = data.load("mnist", _data_root(), config.seed)
+        config = Config(
+            "mnist", Path(folder) / "run", epochs=epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, device="cpu"
+        )
+        dataset = data.load(config, _data_root())
         return train(config, dataset, create_run(config, dataset, "cpu"), torch.device("cpu"))
 
 
