@@ -7,6 +7,7 @@ from torch import Tensor
 
 from training.model import VAE
 from training.run import BEST, LAST, STATE, Metrics, Run, check_tensors, read_tensors, write_tensors
+from training.schedules import Plan
 
 TERMS = 3  # of `objective.Terms`
 
@@ -49,20 +50,21 @@ class State:
         self.epoch_order = self.order.get_state()
 
 
-def save(state: State, run: Run) -> None:
+def save(state: State, run: Run, plan: Plan) -> None:
     """Write the state, and after a finished epoch what follows from it."""
     header = {"rows": state.rows, "step": state.step, "seconds": state.seconds}
     write_tensors(run.path / STATE, _tensors(state), header)
     if state.step == 0:
-        _write_derived(state, run)
+        _write_derived(state, run, plan)
 
 
-def restore(state: State, run: Run, *, leads: bool) -> None:
+def restore(state: State, run: Run, plan: Plan, *, leads: bool) -> None:
     """Fill a fresh `state` with the run's.
 
     Args:
         state: of a model that has taken no step.
         run: with a state file.
+        plan: says which epoch is the best.
         leads: whether to catch up with the other files, if the run was killed after the state and before them.
 
     Raises:
@@ -85,7 +87,7 @@ def restore(state: State, run: Run, *, leads: bool) -> None:
             current[name].copy_(tensor)
     state.rows, state.step, state.seconds = header["rows"], header["step"], header["seconds"]
     if leads and state.step == 0:
-        _write_derived(state, run)
+        _write_derived(state, run, plan)
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
@@ -98,9 +100,9 @@ def _tensors(state: State) -> dict[str, Tensor]:
     return tensors | generators | {"sums": state.sums}
 
 
-def _write_derived(state: State, run: Run) -> None:
+def _write_derived(state: State, run: Run, plan: Plan) -> None:
     """The weights of the last epoch, of the best if that is the last, and the metrics."""
-    last, best = state.rows[-1], min(state.rows, key=lambda row: row["test_loss"])
+    last, best = state.rows[-1], plan.best(state.rows)
     run.save_weights(LAST, state.model, last)
     if best is last:
         run.save_weights(BEST, state.model, last)

@@ -85,7 +85,7 @@ class Config:
     """A plain autoencoder, for comparison: the latent is the mean, and there is no KL term."""
 
     beta: float = 1.0
-    """Weight of the KL term. Evaluations, and with them the choice of the best epoch, always use 1."""
+    """Weight of the KL term. Evaluations always use 1."""
 
     warmup_epochs: float = 0.0
     """Epochs over which beta, or the capacity, rises linearly from 0. Not longer than the run."""

@@ -57,7 +57,7 @@ def train(
         RunError: the state to resume from does not fit.
     """
     plan = plan_of(config, dataset)
-    state = _state(config, dataset, run, device, leads=processes.leads)
+    state = _state(plan, dataset, run, device, leads=processes.leads)
     step = Step(state, objective_of(config), dataset, config.precision, processes)
     take = CapturedStep(step, config.batch_size) if device.type == "cuda" else step
     pixels = _resident(dataset.train, device)
@@ -66,14 +66,14 @@ def train(
             try:
                 row = _train_epoch(state, take, plan, dataset, pixels, stopping)
             except InterruptedRun:
-                checkpoint.save(state, run)
+                checkpoint.save(state, run, plan)
                 raise
-            row |= evaluate(state.model, dataset.test, dataset, step.objective)
+            row |= evaluate(state.model, dataset.test, dataset, step.objective, config.beta, config.capacity)
             row = processes.agreed(row)
             _check_finite(row, step, plan, run, pixels)
             state.finish_epoch(row)
             if processes.leads:
-                checkpoint.save(state, run)
+                checkpoint.save(state, run, plan)
             show(row)
             if stopping() and state.epoch < config.epochs:
                 raise InterruptedRun
@@ -125,30 +125,51 @@ def _steps(state: State, plan: Plan, dataset: Dataset, pixels: Tensor | None) ->
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Images, dataset: Dataset, objective: Objective | None = None) -> Metrics:
-    """The negative bound of `images` with beta 1, and the terms of the ELBO, in nats per image; active latents.
+def evaluate(
+    model: VAE,
+    images: Images,
+    dataset: Dataset,
+    objective: Objective | None = None,
+    beta: float = 1.0,
+    capacity: float | None = None,
+) -> Metrics:
+    """The negative bound of `images` with beta 1, the terms of the ELBO and what is minimised, in nats per image.
 
     Args:
         model: on its device.
         images: a part of `dataset`.
         dataset: says how pixels become numbers.
         objective: the bound and its number of latents per image; None is the ELBO with one.
+        beta, capacity: with `objective`, what is minimised after the warm-up; the bound itself has none of them.
+
+    Returns:
+        Those, and the number of active latents.
     """
-    bound = replace(objective or Objective(), free_bits=0.0)
+    objective = objective or Objective()
+    bound = replace(objective, free_bits=0.0)
+    weighed = beta != 1.0 or capacity is not None or objective != bound
     device = next(model.parameters()).device
     noise = torch.Generator(device).manual_seed(EVALUATION_SEED + 1)  # not that of the pixels
     model.eval()
-    sums = torch.zeros(TERMS, dtype=torch.float64, device=device)
+    sums = torch.zeros(TERMS + 1, dtype=torch.float64, device=device)  # and what is minimised
     moments = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)  # of the posterior mean
     for x in ordered(images, dataset, device, bound.samples):
         epsilon = torch.randn(bound.samples, len(x), model.latent_dim, generator=noise, device=device)
-        sums += torch.stack(bound(model, x, epsilon))
+        terms = bound(model, x, epsilon)
+        minimised = objective(model, x, epsilon, beta, capacity).loss if weighed else terms.loss
+        sums += torch.stack((*terms, minimised))
         mean = model.encode(x)[0].double()
         moments += torch.stack((mean.sum(0), mean.square().sum(0)))
-    loss, reconstruction, kl = (sums / len(images)).tolist()
+    loss, reconstruction, kl, minimised_mean = (sums / len(images)).tolist()
     first, second = moments / len(images)
     active = int((second - first.square() > ACTIVE_VARIANCE).sum())
-    row = {"test_loss": loss, "test_reconstruction": reconstruction, "test_kl": kl, "active_units": active}
+    row = {
+        "test_loss": loss,
+        "test_reconstruction": reconstruction,
+        "test_kl": kl,
+        "test_objective": minimised_mean,
+        "active_units": active,
+    }
     return {**row, "sigma": model.likelihood.sigma} if isinstance(model.likelihood, Gaussian) else row
 
 
@@ -176,14 +197,13 @@ def objective_of(config: Config) -> Objective:
 
 def early_stop(plan: Plan, rows: list[Metrics]) -> str | None:
     """Why a run should stop now, or None. The epochs of the warm-up do not count: their loss is another one."""
-    counted = rows[math.ceil(plan.warmup / plan.steps_per_epoch) :]
-    if not plan.config.patience or not counted:
+    if not plan.config.patience or len(rows) <= plan.warmup / plan.steps_per_epoch:
         return None
-    best = min(counted, key=lambda row: row["test_loss"])
-    if counted[-1]["epoch"] - best["epoch"] < plan.config.patience:
+    best, last = plan.best(rows), rows[-1]
+    if last["epoch"] - best["epoch"] < plan.config.patience:
         return None
     return (
-        f"stopped after epoch {counted[-1]['epoch']:g}: no test loss below {best['test_loss']:.2f} nats, "
+        f"stopped after epoch {last['epoch']:g}: no test loss below {best['test_objective']:.2f} nats, "
         f"that of epoch {best['epoch']:g}, for {plan.config.patience} epochs"
     )
 
@@ -199,12 +219,12 @@ def choose_device(requested: str) -> torch.device:
     return torch.device("cuda" if requested != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _state(config: Config, dataset: Dataset, run: Run, device: torch.device, *, leads: bool) -> State:
+def _state(plan: Plan, dataset: Dataset, run: Run, device: torch.device, *, leads: bool) -> State:
     """The first state, or the run's, if it has one."""
     kept = (run.path / STATE).exists()
-    state = initial_state(config, run, dataset, device, weights=not kept)
+    state = initial_state(plan.config, run, dataset, device, weights=not kept)
     if kept:
-        checkpoint.restore(state, run, leads=leads)
+        checkpoint.restore(state, run, plan, leads=leads)
     return state
 
 
@@ -223,7 +243,7 @@ def _check_finite(row: Metrics, step: Step, plan: Plan, run: Run, pixels: Tensor
     if not bad:
         return
     device = step.state.sums.device
-    good = _state(plan.config, step.dataset, run, device, leads=False)
+    good = _state(plan, step.dataset, run, device, leads=False)
     first = _first_bad(replace(step, state=good), plan, pixels)
     raise DivergedError(
         f"epoch {row['epoch']:g} is not finite: {', '.join(bad)}; first {first}; what was saved before it stays; "

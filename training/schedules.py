@@ -1,6 +1,7 @@
 """Schedules: small functions of the step, and the plan of a run that is made of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from training.config import Config, ConfigError
 
 IWAE_STAGES = 8
+
+Metrics = dict[str, float]
 
 
 def ramp(step: float, length: float) -> float:
@@ -70,6 +73,14 @@ class Plan:
             beta=0.0 if config.autoencoder else config.beta * (rise if config.capacity is None else 1.0),
             capacity=None if config.capacity is None else config.capacity * rise,
         )
+
+    def judged(self, rows: Sequence[Metrics]) -> Sequence[Metrics]:
+        """The epochs that one is chosen from: those after the warm-up, which minimised all the same; before, all."""
+        return rows[math.ceil(self.warmup / self.steps_per_epoch) :] or rows
+
+    def best(self, rows: Sequence[Metrics]) -> Metrics:
+        """The epoch with the lowest value of what is minimised, on the test images."""
+        return min(self.judged(rows), key=lambda row: row["test_objective"])
 
     def check(self) -> None:
         """Raise ConfigError for a warm-up that would not end."""

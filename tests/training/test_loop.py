@@ -212,18 +212,18 @@ def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, di
     assert 8 <= len(rows) < 60
     plan = Plan(config, 13)
     reason = early_stop(plan, rows)
-    best = min(rows[5:], key=lambda row: row["test_loss"])
+    best = min(rows[5:], key=lambda row: row["test_objective"])
     assert reason is not None
     assert f"no test loss below {best['test_loss']:.2f} nats, that of epoch {best['epoch']}, for 3 epochs" in reason
     assert best["epoch"] == len(rows) - 3
     for done in range(1, len(rows)):  # and not before
         assert early_stop(plan, rows[:done]) is None
-    assert run.load_model()[1]["epoch"] == min(rows, key=lambda row: row["test_loss"])["epoch"]
+    assert run.load_model()[1]["epoch"] == best["epoch"]
 
 
 def test_epochs_of_the_warm_up_do_not_count_for_early_stopping() -> None:
     plan = Plan(Config(patience=2, warmup_epochs=4.0, epochs=9), 5)
-    rising = [{"epoch": float(epoch), "test_loss": float(epoch)} for epoch in range(1, 10)]
+    rising = [{"epoch": float(epoch), "test_objective": float(epoch)} for epoch in range(1, 10)]
     assert [early_stop(plan, rising[:n]) is not None for n in range(10)] == [False] * 7 + [True] * 3
 
 
@@ -321,3 +321,29 @@ def test_a_run_goes_on_without_the_run_that_it_started_from(tmp_path: Path, digi
     shutil.rmtree(tmp_path / "first")
     _, rows = trained(dataclasses.replace(config, epochs=2, resume=True), digits)
     assert len(rows) == 2
+
+
+def test_the_best_epoch_is_chosen_by_what_is_minimised_once_the_warm_up_is_over(
+    tmp_path: Path, digits: data.Dataset
+) -> None:
+    """A KL of 25 nats costs more than it brings here: by the plain ELBO the best epoch would be an early one."""
+    config = config_for(tmp_path / "run", epochs=40, latent_dim=5, capacity=25.0, warmup_epochs=20.0)
+    run, rows = trained(config, digits)
+    by_elbo = min(rows, key=lambda row: row["test_loss"])
+    best = min(rows[20:], key=lambda row: row["test_objective"])
+    assert by_elbo["epoch"] < 20 < best["epoch"]
+    assert run.load_model()[1]["epoch"] == best["epoch"] == run.description["best"]["epoch"]
+    assert best["test_kl"] == pytest.approx(25.0, abs=2.0)
+
+
+@pytest.mark.parametrize("changes", [{"beta": 3.0}, {"free_bits": 1.0}, {"objective": "iwae", "importance_samples": 3}])
+def test_what_is_minimised_is_known_for_the_test_images_too(
+    tmp_path: Path, digits: data.Dataset, changes: dict[str, object]
+) -> None:
+    _, rows = trained(config_for(tmp_path / "run", epochs=1, **changes), digits)
+    expected = {
+        "beta": rows[0]["test_reconstruction"] + 3 * rows[0]["test_kl"],
+        "free_bits": rows[0]["test_reconstruction"] + 4.0,  # all four latents are below it after an epoch
+        "objective": rows[0]["test_loss"],
+    }[next(iter(changes))]
+    assert rows[0]["test_objective"] == pytest.approx(expected)
