@@ -1,8 +1,10 @@
-"""From a run to a package: graphs, the comparison with PyTorch, and the folder. `python -m export --help`.
+"""From a run to a package: graphs, their proof, and the folder. `python -m export --help`.
 
 pipeline.py  the steps, in order
 graphs.py    encoder and decoder as ONNX, free of traces of this machine
-parity.py    every output against PyTorch in double precision; nothing is written when one is off
+ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/proof.md)
+             structure.py, truth.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
+parity.py    the rows that come out of it
 package.py   the folder: written aside, read back, renamed into place
 card.py      the package's README.md
 """

@@ -1,140 +1,202 @@
-"""The comparison of the graphs with PyTorch, before anything is written.
+"""The rows of parity.json: what was checked, how it came out, and how a person reads it."""
 
-Truth is the PyTorch module in double precision. ONNX Runtime, and PyTorch in single precision as a yardstick, are held
-to it at several batch sizes, on real and on random inputs. Logits are compared, not only the probabilities they
-saturate to. Each check is a row of parity.json.
-"""
-
-import copy
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from export.errors import ParityError
-from export.graphs import Role
-from vaeport.graphs import Graph
-
-BATCHES = (1, 2, 3, 7, 64)
-SEED = 0
-
-# An output may be off by LIMIT times the largest absolute value of that output over the inputs of the check, or by
-# LIMIT itself if that is larger. float32 has 6e-8 per operation, and sums over 784 terms cost some of it: on trained
-# models the worst ratio seen is about 1e-6. A wrong graph (transposed weight, lost activation) is off by 1e-2 or more.
-LIMIT = 1e-5
-
-Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One output of one graph on one input at one batch size. `index` is where the error is worst."""
+    """One output of one graph in one runtime, on one input at one batch size.
 
+    Attributes:
+        rung: of the ladder (docs/proof.md).
+        error, limit, got, expected: at `index`, which is where the error is the largest share of its limit.
+    """
+
+    rung: str
     graph: str
     output: str
     runtime: str
     input: str
     batch: int
-    worst_error: float
     index: tuple[int, ...]
     got: float
     expected: float
+    error: float
     limit: float
 
     @property
     def passed(self) -> bool:
         """Whether the error is within the limit; NaN never is."""
-        return self.worst_error <= self.limit
+        return self.error <= self.limit
+
+    @property
+    def share(self) -> float:
+        """The error as a share of its limit."""
+        return 0.0 if self.error == 0.0 else self.error / self.limit if self.limit else float("inf")
 
     def __str__(self) -> str:
         return (
-            f"{self.graph}.{self.output}, {self.runtime}, {self.input} input, batch {self.batch}, "
+            f"{self.rung}: {self.graph}.{self.output}, {self.runtime}, {self.input} input, batch {self.batch}, "
             f"index {list(self.index)}: expected {self.expected!r}, got {self.got!r}, "
-            f"error {self.worst_error:.3g}, limit {self.limit:.3g}"
+            f"error {self.error:.3g}, limit {self.limit:.3g}"
         )
 
 
-def compare(role: Role, graph: Graph, inputs: dict[str, Rows]) -> list[Check]:
-    """All checks of one graph.
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that is exactly as it must be, or not."""
+
+    rung: str
+    graph: str
+    runtime: str
+    what: str
+    expected: str
+    got: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is."""
+        return self.got == self.expected
+
+    def __str__(self) -> str:
+        return f"{self.rung}: {self.graph}, {self.runtime}, {self.what}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """A runtime that could not be checked here."""
+
+    runtime: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.runtime}: not run: {self.reason}"
+
+
+@dataclass(slots=True)
+class Report:
+    """All that a ladder found."""
+
+    checks: list[Check] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+
+    def add(self, other: "Report") -> None:
+        """Take over the rows of another report."""
+        self.checks += other.checks
+        self.facts += other.facts
+        self.not_run += [row for row in other.not_run if row not in self.not_run]
+
+    @property
+    def failed(self) -> list[Check | Fact]:
+        """Every row that did not pass."""
+        rows: list[Check | Fact] = [*self.facts, *self.checks]
+        return [row for row in rows if not row.passed]
+
+    @property
+    def worst(self) -> Check:
+        """The check that came closest to its limit. P1 is left out: it compares two truths."""
+        return max((check for check in self.checks if check.rung != "P1"), key=lambda check: check.share)
+
+
+def judge(
+    where: dict[str, Any],
+    names: Sequence[str],
+    found: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[Any]],
+    limits: Sequence[NDArray[Any]],
+) -> Report:
+    """A check per output.
 
     Args:
-        role: the PyTorch side.
-        graph: the exported graph in ONNX Runtime.
-        inputs: by name, each float32 [rows, ...].
+        where: the other fields of Check.
+        names: of the outputs.
+        found, expected, limits: a tensor per output, with rows first.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that the figures, which go into the package, do not depend on the number of cores
-    try:
-        return list(_compare(role, graph, inputs))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare(role: Role, graph: Graph, inputs: dict[str, Rows]) -> Iterator[Check]:
-    truth = copy.deepcopy(role.module).double()
-    for name, rows in inputs.items():
-        for batch in BATCHES:
-            taken = np.resize(rows, (batch, *rows.shape[1:]))  # repeats the rows if there are too few
-            expected = _run_torch(truth, taken.astype(np.float64))
-            for runtime, found in (("onnxruntime", graph(taken)), ("torch float32", _run_torch(role.module, taken))):
-                yield from _checks(role, runtime, name, found, expected)
-
-
-def inputs_for(role: Role, real: Rows) -> dict[str, Rows]:
-    """Real inputs and random ones.
-
-    Args:
-        role: the graph.
-        real: for the encoder, held-out images; for the decoder, their posterior means.
-    """
-    random = np.random.default_rng(SEED)
-    shape = (max(BATCHES), *role.input_shape)
-    noise = random.random(shape, np.float32) if role.name == "encoder" else random.standard_normal(shape, np.float32)
-    return {"real": real, "random": noise}
-
-
-def require(checks: list[Check]) -> None:
-    """Raise ParityError, with every check that failed, if one did."""
-    if failed := [str(check) for check in checks if not check.passed]:
-        raise ParityError("\n".join([f"{len(failed)} of {len(checks)} checks failed; nothing is written", *failed]))
-
-
-def to_json(checks: list[Check]) -> dict[str, Any]:
-    """parity.json: the rule and every row."""
-    return {"limit": LIMIT, "checks": [{**asdict(check), "passed": check.passed} for check in checks]}
-
-
-def summary(checks: list[Check]) -> dict[str, Any]:
-    """For the manifest and the card: the worst check, as a share of its limit."""
-    worst = max(checks, key=lambda check: check.worst_error / check.limit)
-    return {"checks": len(checks), "worst": str(worst), "worst_share_of_limit": worst.worst_error / worst.limit}
-
-
-def _run_torch(module: torch.nn.Module, rows: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    with torch.inference_mode():
-        return tuple(output.numpy() for output in module(torch.from_numpy(rows)))
-
-
-def _checks(
-    role: Role, runtime: str, name: str, found: tuple[NDArray[Any], ...], expected: tuple[NDArray[Any], ...]
-) -> Iterator[Check]:
-    for output, got, truth in zip(role.output_names, found, expected, strict=True):
+    report = Report()
+    for name, got, truth, limit in zip(names, found, expected, limits, strict=True):
         if got.shape != truth.shape:
-            raise ParityError(f"{role.name}.{output}, {runtime}: expected shape {truth.shape}, got {got.shape}")
+            fact = {key: where[key] for key in ("rung", "graph", "runtime")}
+            what = f"shape of {name}, {where['input']} input, batch {where['batch']}"
+            report.facts.append(Fact(**fact, what=what, expected=str(truth.shape), got=str(got.shape)))
+            continue
         error = np.abs(got.astype(np.float64) - truth)
-        index = np.unravel_index(np.argmax(error), error.shape)  # of NaN, if there is one
-        yield Check(
-            graph=role.name,
-            output=output,
-            runtime=runtime,
-            input=name,
-            batch=len(truth),
-            worst_error=float(error[index]),
-            index=tuple(int(i) for i in index),
-            got=float(got[index]),
-            expected=float(truth[index]),
-            limit=LIMIT * max(1.0, float(np.abs(truth).max())),
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(error == 0.0, 0.0, error / limit)
+        index = np.unravel_index(np.argmax(share), error.shape)  # of NaN, if there is one
+        report.checks.append(
+            Check(
+                **where,
+                output=name,
+                index=tuple(int(i) for i in index),
+                got=float(got[index]),
+                expected=float(truth[index]),
+                error=float(error[index]),
+                limit=float(limit[index]),
+            )
         )
+    return report
+
+
+def require(report: Report, consequence: str) -> None:
+    """Raise ParityError, with every row that failed and what follows from it, if one did."""
+    if failed := report.failed:
+        count = len(report.checks) + len(report.facts)
+        lines = [f"{len(failed)} of {count} checks failed; {consequence}", *map(str, failed)]
+        raise ParityError("\n".join(lines))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The content of parity.json: every row."""
+    return {
+        "checks": [{**asdict(check), "passed": check.passed} for check in report.checks],
+        "facts": [{**asdict(fact), "passed": fact.passed} for fact in report.facts],
+        "not_run": [asdict(row) for row in report.not_run],
+    }
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """For the manifest and the card: the worst check, as a share of its limit."""
+    return {
+        "checks": len(report.checks) + len(report.facts),
+        "worst": str(report.worst),
+        "worst_share_of_limit": report.worst.share,
+        "not_run": [str(row) for row in report.not_run],
+    }
+
+
+def table(report: Report) -> str:
+    """For people: a line per rung, graph, output and runtime, with the worst of its checks; then what failed."""
+    lines = [_line("rung", "graph.output", "runtime", "checks", "error", "limit", "share", "")]
+    lines += [_check_line(rows) for rows in _grouped(report.checks)]
+    lines += [f"{'ok  ' if fact.passed else 'FAIL'} {fact}" for fact in report.facts]
+    lines += [str(row) for row in report.not_run]
+    lines += [f"FAIL {check}" for check in report.checks if not check.passed]
+    return "\n".join(lines)
+
+
+def _grouped(checks: Iterable[Check]) -> list[list[Check]]:
+    def key(check: Check) -> tuple[str, ...]:
+        return check.rung, check.graph, check.output, check.runtime
+
+    return [list(rows) for _, rows in groupby(sorted(checks, key=key), key)]
+
+
+def _check_line(rows: list[Check]) -> str:
+    worst = max(rows, key=lambda check: (not check.passed, check.share))
+    verdict = "ok" if all(check.passed for check in rows) else "FAIL"
+    figures = (f"{worst.error:.2e}", f"{worst.limit:.2e}", f"{worst.share:.4f}")
+    return _line(worst.rung, f"{worst.graph}.{worst.output}", worst.runtime, str(len(rows)), *figures, verdict)
+
+
+def _line(*cells: str) -> str:
+    widths = (4, 18, 20, 6, 9, 9, 8, 4)
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from export import parity
+from export.end_metric import end_metric
 from export.errors import ExportError, VersionExistsError
 from export.graphs import Role, graph_spec, roles, to_onnx
+from export.inputs import Rows
+from export.ladder import Subject, climb
 from export.package import next_version, publish, staging, write_json
+from export.runtimes import one_thread, onnx_runtimes, pytorch
 from training.evaluate import SETTINGS, setting_of
 from training.likelihood import Gaussian
 from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
-from vaeport.graphs import Device, choose_device, load_graph
 from vaeport.manifest import FORMAT, GraphSpec, Manifest, ModelSpec, Preprocessing
 from vaeport.package import MAX_VERSION, NAME_PATTERN
 
@@ -51,40 +55,45 @@ def export_run(path: Path, to: Path, *, version: int | None = None, last: bool =
     checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
     model, metrics = run.model_from(weights, checkpoint)
     with staging(to) as staged:
-        specs, checks = _write_graphs(staged, run, model)
-        parity.require(checks)
-        write_json(staged / "parity.json", parity.to_json(checks))
+        specs, report = _write_graphs(staged, run, model)
+        parity.require(report, "nothing is written")
+        write_json(staged / "parity.json", parity.to_json(report))
         (staged / CHECKPOINT).write_bytes(checkpoint)
         training = _training_summary(run, metrics, "last" if last else "lowest test loss")
-        manifest = _manifest(to.name, version or next_version(to), run, model, training, specs, parity.summary(checks))
+        manifest = _manifest(to.name, version or next_version(to), run, model, training, specs, parity.summary(report))
         return publish(staged, to, manifest, exactly=version is not None)
 
 
-def _write_graphs(staged: Path, run: Run, model: VAE) -> tuple[dict[str, GraphSpec], list[parity.Check]]:
-    """Write both ONNX files and compare what is in them with PyTorch."""
-    device = choose_device("cpu")
-    specs: dict[str, GraphSpec] = {}
-    checks: list[parity.Check] = []
-    real = run.heldout()
-    for role in roles(model, run.image_shape):
-        specs[role.name] = _write_graph(staged, role)
-        checks += _compare(staged, specs[role.name], role, real, device)
-        if role.name == "encoder":
-            with torch.inference_mode():
-                real = model.encode(torch.from_numpy(real))[0].numpy()
-    return specs, checks
+def _write_graphs(staged: Path, run: Run, model: VAE) -> tuple[dict[str, GraphSpec], parity.Report]:
+    """Write both ONNX files, and hold what is in them to the truth."""
+    images = run.heldout()
+    real = {"encoder": images, "decoder": _posterior_means(model, images)}
+    report = parity.Report()
+    subjects = {role.name: _subject(staged, role) for role in roles(model, run.image_shape)}
+    with one_thread():
+        for name, subject in subjects.items():
+            report.add(climb(subject, real[name]))
+        if not report.failed:
+            spec = model_spec(run, model)
+            report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images))
+    return {name: subject.spec for name, subject in subjects.items()}, report
 
 
-def _write_graph(staged: Path, role: Role) -> GraphSpec:
+def _subject(staged: Path, role: Role) -> Subject:
+    """Write the role's graph and take what is in the file."""
     proto = to_onnx(role)
-    (staged / role.path).write_bytes(proto.SerializeToString(deterministic=True))
-    return graph_spec(role, proto)
+    path, spec = staged / role.path, graph_spec(role, proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    data = path.read_bytes()
+    runtimes, not_run = onnx_runtimes(path, data, spec)
+    return Subject(
+        role.name, onnx.load_from_string(data), spec, role.module, [pytorch(role.module), *runtimes], not_run
+    )
 
 
-def _compare(staged: Path, spec: GraphSpec, role: Role, real: parity.Rows, device: Device) -> list[parity.Check]:
-    path = staged / spec.path
-    graph = load_graph(path, path.read_bytes(), spec, device, threads=1)
-    return parity.compare(role, graph, parity.inputs_for(role, np.ascontiguousarray(real)))
+def _posterior_means(model: VAE, images: Rows) -> Rows:
+    with torch.inference_mode():
+        return np.ascontiguousarray(model.encode(torch.from_numpy(images))[0].numpy())
 
 
 def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]:
@@ -108,21 +117,26 @@ def _manifest(
     specs: dict[str, GraphSpec],
     parity_summary: dict[str, Any],
 ) -> Manifest:
-    likelihood, prepared = model.likelihood, run.description["data"]["preprocessing"]
+    prepared = run.description["data"]["preprocessing"]
     return Manifest(
         format=FORMAT,
         name=name,
         version=version,
-        model=ModelSpec(
-            family=run.config.network,
-            image_shape=run.image_shape,
-            latent_dim=model.latent_dim,
-            likelihood=run.config.likelihood,
-            sigma=likelihood.sigma if isinstance(likelihood, Gaussian) else None,
-        ),
+        model=model_spec(run, model),
         preprocessing=Preprocessing(**{**prepared, "size": tuple(prepared["size"])}),
         graphs=specs,
         training=training,
         parity=parity_summary,
         files=(),  # listed when the folder is complete
+    )
+
+
+def model_spec(run: Run, model: VAE) -> ModelSpec:
+    """The model's entry in the manifest."""
+    return ModelSpec(
+        family=run.config.network,
+        image_shape=run.image_shape,
+        latent_dim=model.latent_dim,
+        likelihood=run.config.likelihood,
+        sigma=model.likelihood.sigma if isinstance(model.likelihood, Gaussian) else None,
     )

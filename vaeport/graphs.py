@@ -33,6 +33,13 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 OPSET_RANGE = (18, 26)
 MAX_IR_VERSION = 13
 
+# What an encoder or decoder is made of, and the proof has a limit for (export/limits.py). ONNX Runtime has hundreds
+# more; each is code that a stranger's package would reach.
+OPERATORS = frozenset(
+    {"Add", "Clip", "Conv", "ConvTranspose", "Expand", "Flatten", "Gemm", "Identity", "LeakyRelu", "MatMul"}
+    | {"Relu", "Reshape", "Shape", "Sigmoid", "Softplus", "Sub", "Tanh", "Transpose"}
+)
+
 # An encoder or decoder computes the same from the same input. Sampling is the caller's, with a seed (vaeport.prior).
 RANDOM_OPERATORS = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -63,6 +70,15 @@ class Graph:
     def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """Compute all outputs, in the order of the manifest, for float32 rows [rows, ...]. Releases the GIL."""
         return tuple(self._session.run(self.outputs, {self._input: rows}))
+
+    @property
+    def placement(self) -> dict[str, int]:
+        """How many nodes ONNX Runtime gave to each execution provider, by its own record."""
+        placed = ((part.ep_name, len(part.get_nodes())) for part in self._session.get_provider_graph_assignment_info())
+        nodes: dict[str, int] = {}
+        for provider, count in placed:
+            nodes[provider] = nodes.get(provider, 0) + count
+        return nodes
 
 
 def choose_device(requested: DeviceName) -> Device:
@@ -118,7 +134,7 @@ def load_graph(path: Path, data: bytes, spec: GraphSpec, device: Device, threads
 
 
 def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
-    """The rules of a graph: versions, one plain graph, nothing outside, nothing random, and the manifest's signature.
+    """The rules of a graph: versions, one plain graph of known operators, nothing outside, the manifest's signature.
 
     Raises:
         GraphRuleError: naming the file, the rule, what was expected and what came.
@@ -133,6 +149,8 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
     _check_plain(path, proto)
     if random := sorted({node.op_type for node in proto.graph.node} & RANDOM_OPERATORS):
         raise GraphRuleError(f"{path}: random operators are not allowed, got {', '.join(random)}")
+    if unknown := sorted({node.op_type for node in proto.graph.node} - OPERATORS):
+        raise GraphRuleError(f"{path}: operators outside the allow-list, got {', '.join(unknown)}")
     for kind, found, expected in (
         ("inputs", tensor_specs(proto.graph.input), spec.inputs),
         ("outputs", tensor_specs(proto.graph.output), spec.outputs),
@@ -201,6 +219,7 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     options.intra_op_num_threads = 1 if device.provider == CUDA_PROVIDER else threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server must not burn a core
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # Graph.placement
     provider: str | tuple[str, dict[str, str]] = device.provider
     if device.provider == CUDA_PROVIDER:
         # Otherwise a node without a CUDA kernel, or a library that does not load, moves to the CPU without a word.

@@ -77,8 +77,8 @@ def test_a_colour_model_goes_all_the_way(two_models: Path) -> None:
 
 
 def test_a_mismatch_writes_nothing(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.parity.LIMIT", 0.0)
-    with pytest.raises(ParityError, match="nothing is written"):
+    monkeypatch.setattr("export.truth.LAMBDA", 0.0)
+    with pytest.raises(ParityError, match="checks failed; nothing is written\nP2: encoder"):
         export_run(digits_run, tmp_path / "digits")
     assert list((tmp_path / "digits").iterdir()) == []
 
@@ -173,7 +173,8 @@ def test_the_command_prints_the_folder_alone(digits_run: Path, tmp_path: Path) -
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/digits/1\n"), done.stderr
     opened = open_package(tmp_path / "digits" / "1")
     parity = json.loads((opened.path / "parity.json").read_text())
-    assert np.all([check["passed"] for check in parity["checks"]])
+    assert all(row["passed"] for row in (*parity["checks"], *parity["facts"]))
+    assert {check["rung"] for check in parity["checks"]} == {"P1", "P2", "P3", "P4", "P6"}
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,59 @@
-"""The comparison can fail: graphs that are wrong in known ways are caught, and the message says where."""
+"""The ladder can fail: graphs that are wrong in known ways are caught by their rung, and the text says where."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from export import parity
+from export.end_metric import elbo, end_metric
 from export.errors import ParityError
-from export.graphs import Role, graph_spec, roles, to_onnx
+from export.graphs import graph_spec, roles, to_onnx
+from export.ladder import BATCHES, Subject, climb
+from export.runtimes import Runtime, onnx_runtimes, pytorch
 from training import VAE
-from vaeport.graphs import choose_device, load_graph
+from training.likelihood import Bernoulli, Gaussian
+from training.objective import kl_divergence
+from vaeport.manifest import ModelSpec
 
 Break = Callable[[onnx.ModelProto], object]
+Outputs = tuple[NDArray[np.float32], ...]
+SHAPE = (1, 4, 4)
+IMAGES = np.random.default_rng(1).random((5, *SHAPE), np.float32)
+REAL = {"encoder": IMAGES, "decoder": np.random.default_rng(2).standard_normal((5, 8), np.float32)}
+
+
+def subject_of(role: Any, proto: onnx.ModelProto) -> Subject:
+    spec, data = graph_spec(role, proto), proto.SerializeToString()
+    runtimes, not_run = onnx_runtimes(Path(role.path), data, spec)
+    return Subject(role.name, proto, spec, role.module, [pytorch(role.module), *runtimes], not_run)
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, tuple[Role, onnx.ModelProto]]:
+def made() -> dict[str, tuple[Any, onnx.ModelProto]]:
     torch.manual_seed(0)
     model = VAE(16, 8, 8).eval()  # layers of 8x8, so that a transposed weight still fits
-    return {role.name: (role, to_onnx(role)) for role in roles(model, (1, 4, 4))}
+    return {role.name: (role, to_onnx(role)) for role in roles(model, SHAPE)}
 
 
-def checks_of(role: Role, proto: onnx.ModelProto) -> list[parity.Check]:
-    graph = load_graph(Path(role.path), proto.SerializeToString(), graph_spec(role, proto), choose_device("cpu"), 1)
-    real = np.random.default_rng(1).random((5, *role.input_shape), np.float32)
-    return parity.compare(role, graph, parity.inputs_for(role, real))
+@pytest.fixture(scope="module")
+def report(made: dict[str, tuple[Any, onnx.ModelProto]]) -> parity.Report:
+    """Of both graphs as they are."""
+    whole = parity.Report()
+    for name, (role, proto) in made.items():
+        whole.add(climb(subject_of(role, proto), REAL[name]))
+    return whole
 
 
-def edit_weight(proto: onnx.ModelProto, change: Callable[[np.ndarray], np.ndarray]) -> None:
+def edit_weight(proto: onnx.ModelProto, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
     """Change the square weight of the middle layer."""
     initializer = next(i for i in proto.graph.initializer if list(i.dims) == [8, 8])
     array = change(numpy_helper.to_array(initializer))
@@ -57,45 +78,186 @@ def drop_an_activation(proto: onnx.ModelProto) -> None:
     proto.graph.node.remove(relu)
 
 
-BREAKS: dict[str, Break] = {
-    "transposed weight": lambda p: edit_weight(p, np.transpose),
-    "wrong constant": lambda p: edit_weight(p, lambda a: a + np.float32(1e-3)),
-    "float16 weight": lambda p: edit_weight(p, lambda a: a.astype(np.float16).astype(np.float32)),
-    "swapped outputs": swap_outputs,
-    "dropped activation": drop_an_activation,
-    "not a number": lambda p: edit_weight(p, lambda a: np.full_like(a, np.nan)),
+def freeze_the_batch(proto: onnx.ModelProto) -> None:
+    """What an exporter does that traces sizes as numbers."""
+    reshape = next(node for node in proto.graph.node if node.op_type == "Reshape")
+    initializer = next(i for i in proto.graph.initializer if i.name == reshape.input[1])
+    shape = numpy_helper.to_array(initializer).copy()
+    shape[0] = 3
+    initializer.CopyFrom(numpy_helper.from_array(shape, initializer.name))
+
+
+BREAKS: dict[str, tuple[Break, str]] = {
+    "transposed weight": (lambda p: edit_weight(p, np.transpose), "P1"),
+    "wrong constant": (lambda p: edit_weight(p, lambda a: a + np.float32(1e-6)), "P1"),
+    "float16 weight": (lambda p: edit_weight(p, lambda a: a.astype(np.float16).astype(np.float32)), "P1"),
+    "swapped outputs": (swap_outputs, "P1"),
+    "dropped activation": (drop_an_activation, "P1"),
+    "not a number": (lambda p: edit_weight(p, lambda a: np.full_like(a, np.nan)), "P1"),
+    "frozen batch": (freeze_the_batch, "P0"),
+    "an operator outside the list": (lambda p: setattr(p.graph.node[-1], "op_type", "Erf"), "P0"),
 }
 
 
-def test_a_right_graph_passes_every_check(made: dict[str, tuple[Role, onnx.ModelProto]]) -> None:
-    for role, proto in made.values():
-        checks = checks_of(role, proto)
-        parity.require(checks)
-        assert {check.batch for check in checks} == {1, 2, 3, 7, 64}
-        assert {check.input for check in checks} == {"real", "random"}
-        assert {check.output for check in checks} == set(role.output_names)
-        assert {check.runtime for check in checks} == {"onnxruntime", "torch float32"}
+def test_a_right_graph_passes_every_rung(report: parity.Report) -> None:
+    parity.require(report, "it should not")
+    assert {fact.rung for fact in report.facts} == {"P0", "P5"}
+    assert {check.rung for check in report.checks} == {"P1", "P2", "P3", "P4"}
+    judged = [check for check in report.checks if check.rung in ("P2", "P3")]
+    assert {check.batch for check in judged} == set(BATCHES)
+    assert {check.input for check in judged} == {"real", "random", "corner", "extreme", "worst"}
+    assert {check.output for check in judged} == {"mean", "log_var", "image", "logits"}
+    assert {"pytorch cpu", "onnxruntime cpu"} <= {check.runtime for check in judged}
+
+
+def test_cuda_has_rows_or_a_row_that_says_why_not(report: parity.Report) -> None:
+    rows = {check.runtime for check in report.checks} | {row.runtime for row in report.not_run}
+    assert "onnxruntime cuda" in rows
 
 
 @pytest.mark.parametrize("role_name", ["encoder", "decoder"])
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_wrong_graph_is_caught(made: dict[str, tuple[Role, onnx.ModelProto]], role_name: str, broken: str) -> None:
+def test_a_wrong_graph_is_caught_by_its_rung(
+    made: dict[str, tuple[Any, onnx.ModelProto]], role_name: str, broken: str
+) -> None:
     role, right = made[role_name]
     wrong = onnx.ModelProto()
     wrong.CopyFrom(right)
-    BREAKS[broken](wrong)
-    checks = checks_of(role, wrong)
-    assert all(check.passed for check in checks if check.runtime == "torch float32")
-    where = rf"{role_name}\.\w+, onnxruntime, .* index .* expected .* got .* error .* limit"
-    with pytest.raises(ParityError, match=where):
-        parity.require(checks)
+    change, rung = BREAKS[broken]
+    subject = subject_of(role, right)
+    change(wrong)
+    found = climb(Subject(role_name, wrong, subject.spec, role.module, subject.runtimes), REAL[role_name])
+    assert rung in {row.rung for row in found.failed}
+    with pytest.raises(ParityError, match=rf"{rung}: {role_name}.* expected .* got "):
+        parity.require(found, "as it should")
 
 
-def test_the_rows_are_json_and_the_summary_names_the_worst(made: dict[str, tuple[Role, onnx.ModelProto]]) -> None:
+def half(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
+    """A runtime whose outputs have the precision of float16."""
+    return lambda rows: tuple(output.astype(np.float16).astype(np.float32) for output in run(rows))
+
+
+def tf32(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
+    """A runtime that gives its matrix products ten bits, as CUDA does with TF32; here, of the input alone."""
+
+    def short(rows: NDArray[np.float32]) -> Outputs:
+        mantissa, exponent = np.frexp(rows)
+        return run(np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32))
+
+    return short
+
+
+def leak(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
+    """A runtime in which rows of a large batch see each other."""
+
+    def leaky(rows: NDArray[np.float32]) -> Outputs:
+        outputs = run(rows)
+        return tuple(o + np.float32(1e-3) * o.mean(0) for o in outputs) if len(rows) > 1 else outputs
+
+    return leaky
+
+
+def larger(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
+    """A runtime whose outputs are too large by a thousandth."""
+    return lambda rows: tuple(np.float32(1.001) * output for output in run(rows))
+
+
+def fail_above(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
+    def failing(rows: NDArray[np.float32]) -> Outputs:
+        if len(rows) > 100:
+            raise RuntimeError("too many rows")
+        return run(rows)
+
+    return failing
+
+
+@pytest.mark.parametrize(("wrong", "rung"), [(half, "P2"), (tf32, "P2"), (leak, "P4"), (fail_above, "P2")])
+def test_a_wrong_runtime_is_caught_by_its_rung(
+    made: dict[str, tuple[Any, onnx.ModelProto]], wrong: Callable[[Any], Any], rung: str
+) -> None:
     role, proto = made["encoder"]
-    checks = checks_of(role, proto)
-    rows = json.loads(json.dumps(parity.to_json(checks), allow_nan=False))["checks"]
-    assert len(rows) == len(checks)
-    assert all(row["passed"] for row in rows)
-    summary = parity.summary(checks)
-    assert summary["worst_share_of_limit"] == max(row["worst_error"] / row["limit"] for row in rows)
+    subject = subject_of(role, proto)
+    bad = Runtime("wrong", wrong(pytorch(role.module).run))
+    found = climb(Subject("encoder", proto, subject.spec, role.module, [*subject.runtimes, bad]), REAL["encoder"])
+    assert rung in {row.rung for row in found.failed}
+    assert {row.runtime for row in found.failed} == {"wrong"}
+
+
+def test_a_node_on_another_provider_is_caught(made: dict[str, tuple[Any, onnx.ModelProto]]) -> None:
+    role, proto = made["encoder"]
+    subject = subject_of(role, proto)
+    run = next(runtime.run for runtime in subject.runtimes if runtime.placement)
+    for nodes in ({"CUDAExecutionProvider": 6, "CPUExecutionProvider": 1}, {}):
+        moved = Runtime("onnxruntime cpu", run, ("CUDAExecutionProvider", nodes))
+        found = climb(Subject("encoder", proto, subject.spec, role.module, [moved]), REAL["encoder"])
+        assert [row.rung for row in found.failed] == ["P5"]
+
+
+def test_a_module_that_is_off_by_a_millionth_is_caught(
+    made: dict[str, tuple[Any, onnx.ModelProto]],
+) -> None:
+    """The other truth can be the wrong one."""
+    role, proto = made["decoder"]
+    subject = subject_of(role, proto)
+    module = copy.deepcopy(role.module)
+    with torch.no_grad():
+        next(p for name, p in module.named_parameters() if name.endswith("bias"))[0] += 1e-6
+    found = climb(Subject("decoder", proto, subject.spec, module, subject.runtimes), REAL["decoder"])
+    assert "P1" in {row.rung for row in found.failed}
+
+
+SPECS = {
+    "bernoulli": ModelSpec("mlp", SHAPE, 8, "bernoulli", None),
+    "gaussian": ModelSpec("mlp", SHAPE, 8, "gaussian", 0.3),
+}
+
+
+@pytest.mark.parametrize("likelihood", SPECS)
+def test_the_elbo_is_that_of_training(likelihood: str) -> None:
+    random = np.random.default_rng(0)
+    x, parameters = random.random((4, 16)), 3 * random.standard_normal((4, 16))
+    mean, log_var = random.standard_normal((2, 4, 8))
+    judge = (Bernoulli() if likelihood == "bernoulli" else Gaussian("fixed", 0.3)).double()
+    tensors = [torch.from_numpy(array) for array in (x, parameters, mean, log_var)]
+    expected = -judge.negative_log_likelihood(tensors[0], tensors[1]) - kl_divergence(tensors[2], tensors[3])
+    # sigma is a float32 tensor in training
+    np.testing.assert_allclose(elbo(SPECS[likelihood], x, mean, log_var, parameters), expected.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", SPECS)
+def test_the_elbo_agrees_in_every_runtime_and_a_decoder_that_is_off_is_caught(likelihood: str) -> None:
+    torch.manual_seed(0)
+    kind = Bernoulli() if likelihood == "bernoulli" else Gaussian("fixed", 0.3)
+    encoder, decoder = (subject_of(role, to_onnx(role)) for role in roles(VAE(16, 8, 8, likelihood=kind).eval(), SHAPE))
+    right = end_metric(encoder, decoder, SPECS[likelihood], IMAGES)
+    assert {check.rung for check in right.checks} == {"P6"}
+    assert right.failed == []
+    off = [Runtime(runtime.name, larger(runtime.run)) for runtime in decoder.runtimes]
+    wrong = Subject("decoder", decoder.proto, decoder.spec, decoder.module, off)
+    found = end_metric(encoder, wrong, SPECS[likelihood], IMAGES)
+    assert [check.passed for check in found.checks] == [False] * len(off)
+
+
+def test_the_rows_are_json_and_the_summary_names_the_worst(report: parity.Report) -> None:
+    value = json.loads(json.dumps(parity.to_json(report), allow_nan=False))
+    assert len(value["checks"]) == len(report.checks)
+    assert all(row["passed"] for row in (*value["checks"], *value["facts"]))
+    shares = [row["error"] / row["limit"] for row in value["checks"] if row["rung"] != "P1" and row["limit"]]
+    assert parity.summary(report)["worst_share_of_limit"] == max(shares)
+
+
+def test_the_table_has_a_line_per_rung_output_and_runtime_and_names_what_failed(report: parity.Report) -> None:
+    text = parity.table(report)
+    assert "FAIL" not in text
+    assert len([line for line in text.splitlines() if line.startswith("P2  ")]) == len(
+        {(check.output, check.runtime) for check in report.checks if check.rung == "P2"}
+    )
+    where = {"rung": "P2", "graph": "encoder", "runtime": "x", "input": "real", "batch": 1}
+    wrong = parity.judge(where, ["mean"], [np.full((1, 2), np.nan)], [np.zeros((1, 2))], [np.ones((1, 2))])
+    assert "FAIL P2: encoder.mean, x, real input, batch 1, index [0, 0]: expected 0.0, got nan" in parity.table(wrong)
+
+
+def test_a_wrong_shape_is_a_row_and_no_crash() -> None:
+    where = {"rung": "P2", "graph": "encoder", "runtime": "x", "input": "real", "batch": 1}
+    found = parity.judge(where, ["mean"], [np.zeros((1, 3))], [np.zeros((1, 2))], [np.ones((1, 2))])
+    assert str(found.failed[0]).endswith("shape of mean, real input, batch 1: expected (1, 2), got (1, 3)")

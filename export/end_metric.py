@@ -1,0 +1,88 @@
+"""P6: the ELBO of an image, from encoder through latent to decoder, is the same in every runtime.
+
+    ELBO(x) = log p(x|z) - KL(q(z|x) || N(0, I)),   z = mean + exp(log_var / 2) epsilon, with one fixed epsilon
+
+from the logits of a Bernoulli likelihood, or the mean and sigma of a Gaussian one (training.objective has the sources).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.inputs import SEED, Rows
+from export.ladder import Subject
+from export.limits import LAMBDA, UNIT, Doubles
+from export.parity import Report, judge
+from export.runtimes import Runtime
+from export.truth import DoubleGraph
+from vaeport.manifest import ModelSpec
+
+
+def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows) -> Report:
+    """The ELBO of each image, by each runtime that has both graphs, against the one in float64.
+
+    Args:
+        encoder, decoder: the graphs.
+        model: of the manifest.
+        images: [rows, C, H, W] in [0, 1].
+    """
+    epsilon = np.random.default_rng(SEED).standard_normal((len(images), model.latent_dim))
+    truth, limit = _truth(encoder, decoder, model, images, epsilon)
+    report = Report()
+    decoders = {runtime.name: runtime for runtime in decoder.runtimes}
+    for runtime in encoder.runtimes:
+        found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
+        where = {"rung": "P6", "graph": "both", "runtime": runtime.name, "input": "real", "batch": len(images)}
+        report.add(judge(where, ["elbo"], [found], [truth], [limit]))
+    return report
+
+
+def elbo(model: ModelSpec, images: Doubles, mean: Doubles, log_var: Doubles, parameters: Doubles) -> Doubles:
+    """In nats, [rows], from images [rows, pixels], mean and log_var [rows, latent_dim], parameters [rows, pixels]."""
+    kl = 0.5 * (mean**2 + np.exp(log_var) - 1.0 - log_var).sum(1)
+    if model.likelihood == "bernoulli":
+        return np.asarray((images * parameters - np.logaddexp(0.0, parameters)).sum(1) - kl)
+    assert model.sigma is not None  # the reader's rule for a Gaussian likelihood
+    squared = ((images - parameters) / model.sigma) ** 2
+    return np.asarray(-0.5 * (squared + math.log(2.0 * math.pi * model.sigma**2)).sum(1) - kl)
+
+
+def _latents(mean: NDArray[np.floating], log_var: NDArray[np.floating], epsilon: Doubles) -> Doubles:
+    return np.asarray(mean + np.exp(0.5 * np.asarray(log_var, np.float64)) * epsilon)
+
+
+def _in_runtime(encoder: Runtime, decoder: Runtime, model: ModelSpec, images: Rows, epsilon: Doubles) -> Doubles:
+    mean, log_var = (np.asarray(output, np.float64) for output in encoder.run(images))
+    _, parameters = decoder.run(_latents(mean, log_var, epsilon).astype(np.float32))
+    return elbo(model, _flat([images])[0], mean, log_var, _flat([parameters])[0])
+
+
+def _truth(
+    encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, epsilon: Doubles
+) -> tuple[Doubles, Doubles]:
+    """The ELBO in float64, and the limit of float32: to first order, the deviations of all it is computed from."""
+    posterior = DoubleGraph(encoder.proto).judge(images)
+    (mean, log_var), (s_mean, s_log_var) = posterior.truth, posterior.deviation
+    latents = _latents(mean, log_var, epsilon)
+    s_latents = np.sqrt(s_mean**2 + ((latents - mean) / 2 * s_log_var) ** 2 + (UNIT * latents) ** 2)
+    decoded = DoubleGraph(decoder.proto).judge(latents, s_latents)
+    x, parameters, s_parameters = _flat([images, decoded.truth[1], decoded.deviation[1]])
+    slope = _slope(model, x, parameters)
+    # One latent moves all pixels, so their errors are not independent: absolute values, not squares.
+    kl = (np.abs(mean) * s_mean + 0.5 * np.abs(np.exp(log_var) - 1.0) * s_log_var).sum(1)
+    limit = LAMBDA * ((np.abs(slope) * s_parameters).sum(1) + kl)
+    return elbo(model, x, mean, log_var, parameters), limit
+
+
+def _slope(model: ModelSpec, x: Doubles, parameters: Doubles) -> Doubles:
+    """The derivative of log p(x|z) by each parameter."""
+    if model.likelihood == "bernoulli":
+        return np.asarray(x - np.exp(-np.logaddexp(0.0, -parameters)))
+    assert model.sigma is not None
+    return np.asarray((x - parameters) / model.sigma**2)
+
+
+def _flat(tensors: Sequence[NDArray[np.floating]]) -> list[Doubles]:
+    return [np.asarray(tensor, np.float64).reshape(len(tensor), -1) for tensor in tensors]

@@ -1,0 +1,159 @@
+"""The ladder: every rung for one graph, and the end metric for both. docs/proof.md says what each rung is for.
+
+P0  structure                        export.structure
+P1  the graph is the PyTorch module  in float64, where no rounding hides a difference
+P2  every runtime on real and random rows, at every batch size
+P3  on corners, extremes and searched-for worst rows
+P4  a row does not depend on its batch: alone, and in another order
+P5  every node computes where it should
+P6  the ELBO of an image             export.end_metric
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.inputs import EXTREME, SEED, Rows, batches_of, inputs_for, search
+from export.parity import Fact, NotRun, Report, judge
+from export.runtimes import ONNXRUNTIME_CPU, Runtime
+from export.structure import structure
+from export.truth import AGREEMENT, DoubleGraph, Judgement, torch_in_double
+from vaeport.manifest import GraphSpec
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES = (1, 2, 3, 7, 64, 257)
+RUNG_OF_INPUT = {"real": "P2", "random": "P2", "corner": "P3", "extreme": "P3", "worst": "P3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A graph to prove.
+
+    Attributes:
+        role: "encoder" or "decoder".
+        proto: the exported graph.
+        spec: its entry in the manifest.
+        module: the same function in PyTorch, the second truth; None where it cannot be had.
+        runtimes: what is held to the truth.
+        not_run: what cannot be, here.
+    """
+
+    role: str
+    proto: onnx.ModelProto
+    spec: GraphSpec
+    module: "torch.nn.Module | None"
+    runtimes: Sequence[Runtime]
+    not_run: Sequence[NotRun] = field(default=())
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(output.name for output in self.spec.outputs)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row of the input."""
+        return tuple(int(axis) for axis in self.spec.inputs[0].shape[1:])
+
+
+def climb(subject: Subject, real: Rows | None) -> Report:
+    """P0 to P5. Only the structure is checked of a graph whose structure is wrong.
+
+    Args:
+        subject: the graph.
+        real: held-out images for the encoder, their posterior means for the decoder; None where there are none.
+    """
+    report = Report(facts=structure(subject.role, subject.proto, subject.spec), not_run=list(subject.not_run))
+    if report.failed:
+        return report
+    report.facts += placement(subject)
+    graph = DoubleGraph(subject.proto)
+    for name, rows in inputs_for(subject.role, subject.row_shape, real).items():
+        report.add(_on_input(subject, name, rows, graph))
+    report.add(_on_input(subject, "worst", worst_rows(subject, graph), graph))
+    return report
+
+
+def placement(subject: Subject) -> list[Fact]:
+    """P5: ONNX Runtime has recorded which provider got each node; it must be the one that was asked for."""
+    facts = []
+    for runtime in subject.runtimes:
+        if runtime.placement is not None:
+            provider, nodes = runtime.placement
+            got = ", ".join(sorted(nodes)) or "no record"
+            facts.append(Fact("P5", subject.role, runtime.name, "provider of all nodes", provider, got))
+    return facts
+
+
+def worst_rows(subject: Subject, graph: DoubleGraph) -> Rows:
+    """Rows on which ONNX Runtime on the CPU comes closest to its limits, by a short search."""
+    run = next(runtime.run for runtime in subject.runtimes if runtime.name == ONNXRUNTIME_CPU)
+
+    def badness(rows: Rows) -> NDArray[np.float64]:
+        judgement = graph.judge(rows)
+        shares = [
+            (np.abs(got - truth) / np.maximum(limit, np.finfo(np.float64).tiny)).reshape(len(rows), -1).max(1)
+            for got, truth, limit in zip(run(rows), judgement.truth, judgement.limits, strict=True)
+        ]
+        return np.asarray(np.max(shares, axis=0))
+
+    low, high = (0.0, 1.0) if subject.role == "encoder" else (-EXTREME, EXTREME)
+    start = np.concatenate(list(inputs_for(subject.role, subject.row_shape, None).values()))
+    return search(np.ascontiguousarray(start), badness, low, high)
+
+
+def _on_input(subject: Subject, name: str, rows: Rows, graph: DoubleGraph) -> Report:
+    """P1 to P4 on one kind of input."""
+    report = Report()
+    judgement = graph.judge(rows)
+    if subject.module is not None:
+        truth = torch_in_double(subject.module, rows)
+        report.add(_agreement(subject, name, judgement, truth))
+        judgement = Judgement(truth, judgement.deviation)
+    for runtime in subject.runtimes:
+        for chosen in batches_of(len(rows), BATCHES).values():
+            report.add(_one_run(subject, runtime, RUNG_OF_INPUT[name], name, rows[chosen], judgement.take(chosen)))
+        report.add(_independence(subject, runtime, name, rows, judgement))
+    return report
+
+
+def _agreement(subject: Subject, name: str, judgement: Judgement, truth: Sequence[NDArray[np.float64]]) -> Report:
+    """P1: both truths, relative to the largest absolute value of the output, or to 1."""
+    limits = [np.full_like(t, AGREEMENT * max(1.0, float(np.abs(t).max()))) for t in truth]
+    where = {"rung": "P1", "graph": subject.role, "runtime": "onnx in float64", "input": name, "batch": len(truth[0])}
+    return judge(where, subject.outputs, judgement.truth, truth, limits)
+
+
+def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: Rows, judgement: Judgement) -> Report:
+    """A batch in a runtime; that it cannot compute the batch is a row, too."""
+    where = {"rung": rung, "graph": subject.role, "runtime": runtime.name, "input": name, "batch": len(rows)}
+    try:
+        found = runtime.run(rows)
+    except Exception as error:  # every runtime has exceptions of its own
+        what = f"{name} input, batch {len(rows)}"
+        return Report(facts=[Fact(rung, subject.role, runtime.name, what, "computed", f"{error}")])
+    return judge(where, subject.outputs, found, judgement.truth, judgement.limits)
+
+
+def _independence(subject: Subject, runtime: Runtime, name: str, rows: Rows, judgement: Judgement) -> Report:
+    """P4: each row alone, and all in another order, against the truth of that row, and against the batch."""
+    order = np.random.default_rng(SEED).permutation(len(rows))
+
+    def alone(batch: Rows) -> tuple[NDArray[np.float32], ...]:
+        outputs = zip(*(runtime.run(batch[i : i + 1]) for i in range(len(batch))), strict=True)
+        return tuple(np.concatenate(pieces) for pieces in outputs)
+
+    try:
+        together = tuple(np.asarray(output, np.float64) for output in runtime.run(rows))
+    except Exception:  # _one_run has reported it
+        return Report()
+    batch = Judgement(together, judgement.deviation)
+    report = _one_run(subject, Runtime(runtime.name, alone), "P4", f"{name}, each row alone,", rows, batch)
+    report.add(_one_run(subject, runtime, "P4", f"{name}, permuted,", rows[order], batch.take(order)))
+    return report

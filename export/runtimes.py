@@ -1,0 +1,80 @@
+"""The runtimes that are held to the truth: each a function from float32 rows to float32 outputs."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.parity import NotRun
+from export.truth import run_torch
+from vaeport.errors import DeviceError
+from vaeport.graphs import CPU_PROVIDER, CUDA_PROVIDER, Device, choose_device, load_graph
+from vaeport.manifest import GraphSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Rows = NDArray[np.float32]
+ONNXRUNTIME_CPU = "onnxruntime cpu"
+ONNXRUNTIME_CUDA = "onnxruntime cuda"
+PYTORCH = "pytorch cpu"
+TORCHSCRIPT = "torchscript cpu"
+TORCHSCRIPT_CUDA = "torchscript cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A program that computes a graph.
+
+    Attributes:
+        name: as in parity.json.
+        run: rows [rows, ...] -> all outputs.
+        placement: for ONNX Runtime, the provider it should compute with and the nodes each one got.
+    """
+
+    name: str
+    run: Callable[[Rows], tuple[NDArray[Any], ...]]
+    placement: tuple[str, dict[str, int]] | None = None
+
+
+def cuda_device() -> Device | None:
+    """CUDA, where it can compute."""
+    with contextlib.suppress(DeviceError):
+        return choose_device("cuda")
+    return None
+
+
+def onnx_runtimes(path: Path, data: bytes, spec: GraphSpec) -> tuple[list[Runtime], list[NotRun]]:
+    """ONNX Runtime on the CPU, and on a GPU if there is one."""
+    runtimes = [_onnx_runtime(ONNXRUNTIME_CPU, CPU_PROVIDER, choose_device("cpu"), path, data, spec)]
+    device = cuda_device()
+    if device is None:
+        return runtimes, [NotRun(ONNXRUNTIME_CUDA, "no GPU")]
+    return [*runtimes, _onnx_runtime(ONNXRUNTIME_CUDA, CUDA_PROVIDER, device, path, data, spec)], []
+
+
+def _onnx_runtime(name: str, provider: str, device: Device, path: Path, data: bytes, spec: GraphSpec) -> Runtime:
+    graph = load_graph(path, data, spec, device, threads=1)
+    return Runtime(name, graph, (provider, graph.placement))
+
+
+def pytorch(module: "torch.nn.Module", name: str = PYTORCH) -> Runtime:
+    """A PyTorch or TorchScript module on the CPU."""
+    return Runtime(name, lambda rows: run_torch(module, np.ascontiguousarray(rows)))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, so that the figures, which go into the package, do not depend on the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,93 @@
+"""The truth: what a graph computes in float64, by two programs that share no code.
+
+The exported graph in onnx's reference evaluator with its constants in float64, and the PyTorch module in double. Where
+they differ by more than AGREEMENT, the graph is not the module; rounding cannot explain it.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from export.evaluator import evaluator
+from export.limits import LAMBDA, Doubles, deviations
+
+if TYPE_CHECKING:
+    import torch
+
+AGREEMENT = 1e-12  # of the largest absolute value of the output, or of 1; rounding in float64 is 1e-13 at most
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a graph should give for some rows.
+
+    Attributes:
+        truth: the outputs in float64, in the order of the graph.
+        deviation: of the outputs in float32, of the same shapes.
+    """
+
+    truth: tuple[Doubles, ...]
+    deviation: tuple[Doubles, ...]
+
+    @property
+    def limits(self) -> tuple[Doubles, ...]:
+        """How far an output in float32 may be from the truth."""
+        return tuple(LAMBDA * s for s in self.deviation)
+
+    def take(self, rows: NDArray[np.intp]) -> "Judgement":
+        """These rows."""
+        return Judgement(tuple(t[rows] for t in self.truth), tuple(d[rows] for d in self.deviation))
+
+
+class DoubleGraph:
+    """An exported graph in float64."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._proto = in_double(proto)
+        self._evaluator = evaluator(self._proto)
+        self._constants = {i.name: numpy_helper.to_array(i) for i in self._proto.graph.initializer}
+
+    def judge(self, rows: NDArray[Any], entering: Doubles | None = None) -> Judgement:
+        """The truth for rows [rows, ...], and the deviation of float32 from it; `entering` is that of the rows."""
+        graph = self._proto.graph
+        name = graph.input[0].name
+        exact = np.asarray(rows, np.float64)
+        with np.errstate(over="ignore"):  # of the evaluator's exp, at extreme logits
+            computed = self._evaluator.run(None, {name: exact}, intermediate=True)
+        assert isinstance(computed, dict)  # what `intermediate` asks for
+        values = {**self._constants, **computed, name: exact}
+        found = deviations(graph, values, entering)
+        outputs = [output.name for output in graph.output]
+        return Judgement(tuple(values[o] for o in outputs), tuple(found[o] for o in outputs))
+
+
+def in_double(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose float32 constants, inputs and outputs are float64."""
+    double = onnx.ModelProto()
+    double.CopyFrom(proto)
+    for initializer in double.graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(initializer).astype(np.float64)
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    for value in (*double.graph.input, *double.graph.output, *double.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return double
+
+
+def torch_in_double(module: "torch.nn.Module", rows: NDArray[Any]) -> tuple[Doubles, ...]:
+    """All outputs of a PyTorch module for rows [rows, ...], computed in float64."""
+    return run_torch(copy.deepcopy(module).double(), np.asarray(rows, np.float64))
+
+
+def run_torch(module: "torch.nn.Module", rows: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """All outputs of a PyTorch module for rows [rows, ...] on the CPU, in the precision of the rows."""
+    import torch
+
+    with torch.inference_mode():
+        return tuple(output.numpy() for output in module(torch.from_numpy(rows)))

@@ -1,0 +1,117 @@
+"""The limits: never below what float32 really does, and tight enough to tell float32 from less."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from export.evaluator import evaluator
+from export.inputs import corner_images, corner_latents, search
+from export.limits import LAMBDA, RULES, UNIT
+from export.truth import DoubleGraph
+from vaeport.graphs import OPERATORS
+
+
+def layer(inputs: int, outputs: int, *, positive: bool) -> onnx.ModelProto:
+    random = np.random.default_rng(3)
+    weight = (random.random if positive else random.standard_normal)((outputs, inputs)).astype(np.float32)
+    node = onnx.helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", inputs), ("y", outputs))
+    ]
+    graph = onnx.helper.make_graph([node], "layer", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weight, "w")])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_every_operator_of_the_allow_list_has_a_limit_and_no_other() -> None:
+    assert set(RULES) == OPERATORS
+
+
+def test_a_layer_s_limit_is_the_formula() -> None:
+    proto = layer(64, 3, positive=False)
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float64)
+    rows = np.random.default_rng(0).random((2, 64), np.float32)
+    expected = LAMBDA * np.sqrt(64) * UNIT * (np.abs(rows.astype(np.float64)) @ np.abs(weight).T)
+    np.testing.assert_allclose(DoubleGraph(proto).judge(rows).limits[0], expected, rtol=1e-6)
+
+
+def test_what_comes_in_with_an_error_goes_out_with_it() -> None:
+    proto = layer(64, 3, positive=False)
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float64)
+    entering = np.full((1, 64), 0.01)
+    found = DoubleGraph(proto).judge(np.zeros((1, 64), np.float32), entering).deviation[0]
+    np.testing.assert_allclose(found, 0.01 * np.sqrt((weight**2).sum(1))[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_sum_in_the_worst_order_stays_within_its_limit_and_in_tf32_it_does_not(positive: bool) -> None:
+    proto = layer(784, 100, positive=positive)
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    rows = np.random.default_rng(0).random((20, 784), np.float32)
+    judgement = DoubleGraph(proto).judge(rows)
+
+    def one_by_one(x: Any, w: Any) -> Any:
+        total = np.zeros((len(x), len(w)), np.float32)
+        for k in range(x.shape[1]):  # no blocks, no fused operations: nothing real adds up worse
+            total += x[:, k : k + 1] * w[:, k]
+        return total
+
+    def share(found: Any) -> float:
+        return float((np.abs(found - judgement.truth[0]) / judgement.limits[0]).max())
+
+    assert share(one_by_one(rows, weight)) < 0.5
+    assert share(one_by_one(short(rows, 7), short(weight, 7))) > 1  # bfloat16
+    if not positive:
+        return
+    assert share(one_by_one(rows, 1.0001 * weight)) > 1
+
+
+def short(array: Any, bits: int) -> Any:
+    """Rounded to so many bits of mantissa after the point."""
+    mantissa, exponent = np.frexp(array)
+    return np.ldexp(np.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("strides", "pads", "extra", "kernel"),
+    [([2, 2], [1, 1, 1, 1], [0, 0], (4, 4)), ([3, 1], [0, 1, 2, 0], [1, 0], (3, 2))],
+)
+def test_our_transposed_convolution_is_that_of_the_reference(
+    strides: list[int], pads: list[int], extra: list[int], kernel: tuple[int, int]
+) -> None:
+    random = np.random.default_rng(0)
+    attributes: Any = {"strides": strides, "pads": pads, "output_padding": extra, "kernel_shape": kernel}
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **attributes)
+    shapes = {"x": (2, 3, 4, 5), "w": (3, 2, *kernel), "b": (2,)}
+    feeds = {name: random.standard_normal(shape) for name, shape in shapes.items()}
+    (ours,), (theirs,) = evaluator(node).run(None, feeds), ReferenceEvaluator(node).run(None, feeds)
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs))
+
+
+def test_corner_images_are_in_their_range_and_differ() -> None:
+    rows = corner_images((3, 4, 5))
+    assert rows.min() == 0.0
+    assert rows.max() == 1.0
+    assert len(np.unique(rows.reshape(len(rows), -1), axis=0)) == len(rows)
+
+
+def test_corner_latents_reach_ten_in_every_dimension() -> None:
+    rows = corner_latents((4,))
+    assert rows.min(0).tolist() == [-10.0] * 4
+    assert rows.max(0).tolist() == [10.0] * 4
+    assert not rows[0].any()
+
+
+def test_the_search_finds_worse_rows_within_the_range_and_the_same_again() -> None:
+    start = np.random.default_rng(5).random((10, 6), np.float32)
+
+    def badness(rows: Any) -> Any:
+        return rows.astype(np.float64).sum(1)
+
+    found = search(start, badness, 0.0, 1.0)
+    assert badness(found).min() > badness(start).max()
+    assert 0.0 <= found.min() <= found.max() <= 1.0
+    assert np.array_equal(found, search(start, badness, 0.0, 1.0))
