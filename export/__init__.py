@@ -5,6 +5,7 @@ graphs.py    encoder and decoder as ONNX, free of traces of this machine
 ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/proof.md)
              structure.py, truth.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
 parity.py    the rows that come out of it
+golden.py    the vectors that whoever loads the package can replay
 package.py   the folder: written aside, read back, renamed into place
 card.py      the package's README.md
 """

@@ -11,6 +11,7 @@ import torch
 from export import parity
 from export.end_metric import end_metric
 from export.errors import ExportError, VersionExistsError
+from export.golden import golden_vectors
 from export.graphs import Role, graph_spec, roles, to_onnx
 from export.inputs import Rows
 from export.ladder import Subject, climb
@@ -20,6 +21,7 @@ from training.evaluate import SETTINGS, setting_of
 from training.likelihood import Gaussian
 from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
+from vaeport.golden import GOLDEN_NAME
 from vaeport.manifest import FORMAT, GraphSpec, Manifest, ModelSpec, Preprocessing
 from vaeport.package import MAX_VERSION, NAME_PATTERN
 
@@ -65,7 +67,7 @@ def export_run(path: Path, to: Path, *, version: int | None = None, last: bool =
 
 
 def _write_graphs(staged: Path, run: Run, model: VAE) -> tuple[dict[str, GraphSpec], parity.Report]:
-    """Write both ONNX files, and hold what is in them to the truth."""
+    """Write both ONNX files and the golden vectors, and hold what is in the graphs to the truth."""
     images = run.heldout()
     real = {"encoder": images, "decoder": _posterior_means(model, images)}
     report = parity.Report()
@@ -76,6 +78,7 @@ def _write_graphs(staged: Path, run: Run, model: VAE) -> tuple[dict[str, GraphSp
         if not report.failed:
             spec = model_spec(run, model)
             report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images))
+            (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values())))
     return {name: subject.spec for name, subject in subjects.items()}, report
 
 

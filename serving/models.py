@@ -1,5 +1,6 @@
 """The models of a server: from a folder of packages to graphs that are ready to compute."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,15 +10,18 @@ import numpy as np
 from serving.batching import Batcher
 from serving.engine import Engine
 from vaeport.errors import PackageError
+from vaeport.golden import has_golden, self_test
 from vaeport.graphs import Device, Graph, load_graphs
 from vaeport.model import model_info
 from vaeport.package import Package, open_package, versions
 from vaeport.results import ModelInfo
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A package whose graphs are in memory and have computed once."""
+    """A package whose graphs are in memory and have passed the self-test on this machine."""
 
     package: Package
     device: Device
@@ -38,6 +42,7 @@ def load_models(folder: Path, device: Device, threads: int) -> list[LoadedModel]
 
     Raises:
         PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
+        SelfTestError: a graph does not give here what its golden vectors say.
     """
     if not folder.is_dir():
         raise PackageError(f"{folder}: no such folder of models")
@@ -64,6 +69,10 @@ def _load_model(path: Path, device: Device, threads: int) -> LoadedModel:
     if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
         raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
     graphs = load_graphs(package, device, threads)
+    if has_golden(package):
+        self_test(package, graphs)
+    else:
+        log.warning("%s: no golden vectors, so not self-tested: export the run again", path)
     for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
         graphs[role](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
     return LoadedModel(package, device, graphs)

@@ -28,6 +28,7 @@ def run(
     Raises:
         PackageError: the models cannot be loaded.
         DeviceError: the device cannot compute.
+        SelfTestError: a model does not compute here what its golden vectors say.
     """
     device = choose_device(settings.device)
     log.info("computing on %s: %s", device.provider, device.reason)

@@ -5,6 +5,7 @@
     ├── NotFoundError            no such model or version (also a LookupError)
     ├── DeviceError              the device asked for cannot compute here; says what is missing
     ├── PackageError             a package breaks a rule of its format; one subclass per rule, in vaeport.package
+    ├── SelfTestError            this machine does not compute what a package's golden vectors say
     └── ServerError              the call reached for a server and did not succeed there
         ├── OverloadedError          its queue is full; `retry_after` says when to come back
         ├── DeadlineExceededError    no answer in time (also a TimeoutError)
@@ -39,6 +40,10 @@ class DeviceError(VaeportError):
 
 class PackageError(VaeportError):
     """A package, or the folder that should be one, breaks a rule of the format."""
+
+
+class SelfTestError(VaeportError):
+    """This machine does not compute what the golden vectors of a package say, or the package has none."""
 
 
 class ServerError(VaeportError):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vaeport import golden
 from vaeport._version import __version__
 from vaeport.arrays import as_images, as_latents, to_float
 from vaeport.errors import InvalidInputError
@@ -19,18 +20,22 @@ from vaeport.results import Encoding, ModelInfo, ServerInfo
 CHUNK_ROWS = 1024  # bounds the activations of one run; the results do not depend on it
 
 
-def load(path: str | os.PathLike[str], *, device: DeviceName = "cpu", threads: int = 0) -> "Model":
+def load(
+    path: str | os.PathLike[str], *, device: DeviceName = "cpu", threads: int = 0, self_test: bool = False
+) -> "Model":
     """Open a package and check its digests and graphs.
 
     Args:
         path: a package, `models/<name>/<version>`, or `models/<name>` for its newest version.
         device: "cpu", "cuda", or "auto" for CUDA where it can compute.
         threads: CPU threads of one call; 0 means all the cores this process may use.
+        self_test: replay the package's golden vectors first, to see that this machine computes what was proven.
 
     Raises:
         InvalidInputError: a negative number of threads.
         PackageError: the folder breaks a rule of the format.
         DeviceError: ONNX Runtime is not installed, or the device cannot compute.
+        SelfTestError: with `self_test`, an output is further off than its limit, or the package has no golden vectors.
     """
     if threads < 0:
         raise InvalidInputError.of("threads", expected="0 or more", got=threads)
@@ -39,7 +44,10 @@ def load(path: str | os.PathLike[str], *, device: DeviceName = "cpu", threads: i
         folder = newest(folder)
     package = open_package(folder)
     chosen = choose_device(device)
-    return Model(package, load_graphs(package, chosen, threads or usable_cores()), chosen)
+    graphs = load_graphs(package, chosen, threads or usable_cores())
+    if self_test:
+        golden.self_test(package, graphs)
+    return Model(package, graphs, chosen)
 
 
 class Model:

@@ -1,0 +1,161 @@
+"""The golden vectors of a package: inputs, what they must give, and how far this machine may be from it.
+
+`self_test` replays them in the sessions that will compute, on this machine and its provider. The file is safetensors
+(https://github.com/huggingface/safetensors, "Format"): eight bytes with the length of a JSON header, the header, and
+the tensors. It is read here with numpy: a few lines do not deserve a dependency of the base library.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaeport.errors import SelfTestError
+from vaeport.graphs import Graph
+from vaeport.manifest import GraphSpec, ManifestFieldError, parse_json
+from vaeport.package import GoldenInvalidError, Package, check_digest
+
+GOLDEN_NAME = "golden.safetensors"
+GOLDEN_MAX_BYTES = 1 << 28
+HEADER_MAX_BYTES = 1 << 20
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The golden vectors of one graph.
+
+    Attributes:
+        rows: the input, float32 [rows, ...].
+        truth: each output in float64, by name.
+        limits: how far each element may be from it, of the same shape.
+    """
+
+    rows: NDArray[np.float32]
+    truth: Mapping[str, NDArray[np.float64]]
+    limits: Mapping[str, NDArray[np.float64]]
+
+
+def has_golden(package: Package) -> bool:
+    """Whether the package brings golden vectors; those of the first versions did not."""
+    return any(entry.path == GOLDEN_NAME for entry in package.manifest.files)
+
+
+def self_test(package: Package, graphs: Mapping[str, Graph]) -> None:
+    """Replay the golden vectors, together and row by row.
+
+    Args:
+        package: an opened package.
+        graphs: of it, by role, as `vaeport.graphs.load_graphs` made them.
+
+    Raises:
+        SelfTestError: the package has none, or an output is further off than its limit; the text has the worst place.
+        GoldenInvalidError: the file is not what the format says.
+        DigestMismatchError: it has changed since the package was opened.
+    """
+    for role, golden in read_golden(package).items():
+        graph = graphs[role]
+        alone = zip(*(graph(golden.rows[i : i + 1]) for i in range(len(golden.rows))), strict=True)
+        for how, outputs in (("", graph(golden.rows)), (", row by row", tuple(map(np.concatenate, alone)))):
+            for name, got in zip(graph.outputs, outputs, strict=True):
+                _compare(f"{package.path}: {role}.{name}{how}", got, golden.truth[name], golden.limits[name])
+
+
+def read_golden(package: Package) -> dict[str, Golden]:
+    """The golden vectors by role; see `self_test` for the errors."""
+    if not has_golden(package):
+        raise SelfTestError(f"{package.path}: holds no {GOLDEN_NAME}: export the run again")
+    entry = next(entry for entry in package.manifest.files if entry.path == GOLDEN_NAME)
+    path = package.path / GOLDEN_NAME
+    if entry.size > GOLDEN_MAX_BYTES:
+        raise GoldenInvalidError(f"{path}: over {GOLDEN_MAX_BYTES} bytes")
+    data = path.read_bytes()
+    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
+    try:
+        tensors = parse_safetensors(data)
+        return {role: _golden_of(role, spec, tensors) for role, spec in package.manifest.graphs.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise GoldenInvalidError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def tensor_names(role: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The names in the file: of the input, and by output of its truth and its limit."""
+    outputs = [output.name for output in spec.outputs]
+    return (
+        f"{role}/{spec.inputs[0].name}",
+        {name: f"{role}/{name}/truth" for name in outputs},
+        {name: f"{role}/{name}/limit" for name in outputs},
+    )
+
+
+def parse_safetensors(data: bytes) -> Tensors:
+    """The tensors of a safetensors file, views of `data`.
+
+    Raises:
+        ValueError: a rule of that format is broken, or a dtype is not one of DTYPES.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(HEADER_MAX_BYTES, len(data) - 8):
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+    try:
+        header = parse_json(data[8 : 8 + length])
+    except ManifestFieldError as error:
+        raise ValueError(f"header: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError("header: expected an object")
+    body = memoryview(data)[8 + length :]
+    return {name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> NDArray[Any]:
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if (dtype := DTYPES.get(entry["dtype"])) is None:
+        raise ValueError(f"{name}: dtype {entry['dtype']!r}, expected one of {', '.join(DTYPES)}")
+    numbers = (start, end, *shape)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError(f"{name}: shape and offsets must be integers that are not negative")
+    if end > len(body) or end - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name}: offsets {start} to {end} do not hold {shape} of {entry['dtype']}")
+    tensor: NDArray[Any] = np.frombuffer(body[start:end], dtype).reshape(shape)
+    return tensor
+
+
+def _golden_of(role: str, spec: GraphSpec, tensors: Tensors) -> Golden:
+    name, truth, limits = tensor_names(role, spec)
+    rows = tensors[name]
+    _check_shape(name, rows, len(rows), spec.inputs[0].shape[1:], np.float32)
+    if not len(rows):
+        raise ValueError(f"{name}: no rows")
+    for output in spec.outputs:
+        for tensor in (truth[output.name], limits[output.name]):
+            _check_shape(tensor, tensors[tensor], len(rows), output.shape[1:], np.float64)
+    return Golden(
+        rows.astype(np.float32),
+        {output: tensors[key] for output, key in truth.items()},
+        {output: tensors[key] for output, key in limits.items()},
+    )
+
+
+def _check_shape(name: str, tensor: NDArray[Any], rows: int, shape: tuple[str | int, ...], dtype: type) -> None:
+    if tensor.shape != (rows, *shape) or tensor.dtype != dtype:
+        expected = f"{np.dtype(dtype).name} {[rows, *shape]}"
+        raise ValueError(f"{name}: expected {expected}, got {tensor.dtype} {list(tensor.shape)}")
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{name}: a number that is not finite")
+
+
+def _compare(where: str, got: NDArray[np.float32], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
+    error = np.abs(got.astype(np.float64) - truth)
+    excess = np.where(np.isnan(error), np.inf, error - limits)
+    index = np.unravel_index(np.argmax(excess), excess.shape)
+    if excess[index] > 0:
+        raise SelfTestError(
+            f"{where}, index {[int(i) for i in index]}: expected {truth[index]!r}, got {got[index]!r}, "
+            f"error {error[index]:.3g}, limit {limits[index]:.3g}; this machine does not compute what was proven"
+        )
