@@ -2,6 +2,7 @@
 
 pipeline.py  the steps, in order
 graphs.py    encoder and decoder as ONNX, free of traces of this machine
+torchscript.py  the same two functions for PyTorch and LibTorch
 ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/proof.md)
              structure.py, truth.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
 parity.py    the rows that come out of it

@@ -28,6 +28,9 @@ class Options:
     last: bool = False
     """Take the weights of the last epoch, not of the one with the lowest test loss."""
 
+    formats: str = "onnx,torchscript"
+    """What to write: onnx, which the server needs, and torchscript, which PyTorch deprecates."""
+
 
 def main() -> int:
     """Parse the options, export, and return the exit status."""
@@ -35,7 +38,8 @@ def main() -> int:
     try:
         from export.pipeline import export_run  # torch: not for --help
 
-        print(export_run(options.run, options.to, version=options.version, last=options.last))
+        formats = options.formats.split(",")
+        print(export_run(options.run, options.to, version=options.version, last=options.last, formats=formats))
     except (ExportError, TrainingError, VaeportError, OSError) as error:
         print(f"export: error: {error}", file=sys.stderr)
         return 1

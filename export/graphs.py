@@ -1,5 +1,7 @@
 """The two functions of a VAE as ONNX graphs."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -73,8 +75,13 @@ def roles(model: VAE, image_shape: tuple[int, int, int]) -> tuple[Role, Role]:
     return encoder, decoder
 
 
-def to_onnx(role: Role) -> onnx.ModelProto:
-    """The role's module as one self-contained ONNX graph with a dynamic batch, free of traces of this machine."""
+def to_onnx(role: Role, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """The role's module as one self-contained ONNX graph with a dynamic batch, free of traces of this machine.
+
+    Args:
+        role: what to export.
+        metadata: what a graph that has left its package should still say about itself.
+    """
     program = torch.onnx.export(
         role.module,
         (torch.zeros(EXAMPLE_BATCH, *role.input_shape),),
@@ -89,8 +96,18 @@ def to_onnx(role: Role) -> onnx.ModelProto:
     assert program is not None  # only with dynamo=False, or a file to write to
     proto = program.model_proto
     _strip(proto)
+    onnx.helper.set_model_props(proto, dict(sorted((metadata or {}).items())))
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def metadata_of(role: Role, latent_dim: int, checkpoint: bytes) -> dict[str, str]:
+    """The properties of a graph: its role, its latent dimensions, and the sha256 of the checkpoint it came from.
+
+    Not the package's name and version: the same run gives the same graphs, whatever they are published as.
+    """
+    digest = hashlib.sha256(checkpoint).hexdigest()
+    return {"vaeport.role": role.name, "vaeport.latent_dim": str(latent_dim), "vaeport.checkpoint_sha256": digest}
 
 
 def graph_spec(role: Role, proto: onnx.ModelProto) -> GraphSpec:

@@ -134,7 +134,7 @@ def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: Row
     """A batch in a runtime; that it cannot compute the batch is a row, too."""
     where = {"rung": rung, "graph": subject.role, "runtime": runtime.name, "input": name, "batch": len(rows)}
     try:
-        found = runtime.run(rows)
+        found = runtime.run(np.ascontiguousarray(rows))
     except Exception as error:  # every runtime has exceptions of its own
         what = f"{name} input, batch {len(rows)}"
         return Report(facts=[Fact(rung, subject.role, runtime.name, what, "computed", f"{error}")])

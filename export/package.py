@@ -81,8 +81,9 @@ def _complete(staged: Path, manifest: Manifest) -> None:
     for path in [*paths, MANIFEST_NAME]:
         (staged / path).chmod(0o644)
         _sync(staged / path)
-    staged.chmod(0o755)  # mkdtemp makes it private
-    _sync(staged)
+    for folder in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
+        folder.chmod(0o755)  # mkdtemp makes it private
+        _sync(folder)
     open_package(staged)
 
 

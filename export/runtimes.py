@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from export.inputs import Rows
 from export.parity import NotRun
 from export.truth import run_torch
 from vaeport.errors import DeviceError
@@ -18,7 +18,6 @@ from vaeport.manifest import GraphSpec
 if TYPE_CHECKING:
     import torch
 
-Rows = NDArray[np.float32]
 ONNXRUNTIME_CPU = "onnxruntime cpu"
 ONNXRUNTIME_CUDA = "onnxruntime cuda"
 PYTORCH = "pytorch cpu"
@@ -62,9 +61,31 @@ def _onnx_runtime(name: str, provider: str, device: Device, path: Path, data: by
     return Runtime(name, graph, (provider, graph.placement))
 
 
-def pytorch(module: "torch.nn.Module", name: str = PYTORCH) -> Runtime:
-    """A PyTorch or TorchScript module on the CPU."""
-    return Runtime(name, lambda rows: run_torch(module, np.ascontiguousarray(rows)))
+def pytorch(module: "torch.nn.Module") -> Runtime:
+    """The module on the CPU."""
+    return Runtime(PYTORCH, lambda rows: run_torch(module, rows))
+
+
+def torchscript(path: Path) -> tuple[list[Runtime], list[NotRun]]:
+    """A file of the package on the CPU, and on a GPU if PyTorch has one."""
+    import torch
+
+    from export.torchscript import load_torchscript
+
+    module = load_torchscript(path)
+    runtimes = [Runtime(TORCHSCRIPT, lambda rows: run_torch(module, rows))]
+    if not torch.cuda.is_available():
+        return runtimes, [NotRun(TORCHSCRIPT_CUDA, "no GPU")]
+    moved = load_torchscript(path).cuda()
+    return [*runtimes, Runtime(TORCHSCRIPT_CUDA, lambda rows: _on_cuda(moved, rows))], []
+
+
+def _on_cuda(module: "torch.nn.Module", rows: Rows) -> tuple[NDArray[Any], ...]:
+    """In float32: PyTorch would take TF32 for convolutions."""
+    import torch
+
+    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        return tuple(output.cpu().numpy() for output in module(torch.from_numpy(rows).cuda()))
 
 
 @contextlib.contextmanager

@@ -33,7 +33,8 @@ def test_the_package_says_what_it_is(package: Path) -> None:
     assert manifest.training["metrics"]["test_loss"] > 0
     listed = [entry.path for entry in manifest.files]
     graphs, tensors = ["decoder.onnx", "encoder.onnx"], ["checkpoint.safetensors", "golden.safetensors"]
-    assert listed == sorted(["README.md", *graphs, *tensors, "parity.json"])
+    scripts = ["torchscript/decoder.pt", "torchscript/encoder.pt"]
+    assert listed == sorted(["README.md", *graphs, *tensors, *scripts, "parity.json"])
     card = (package / "README.md").read_text()
     assert "digits, version 1" in card
     assert f"{manifest.training['metrics']['test_loss']:.2f} nats" in card
@@ -68,8 +69,9 @@ def test_a_second_export_is_the_next_version_with_the_same_content(
 
 def test_the_same_run_name_and_version_give_the_same_bytes(digits_run: Path, package: Path, tmp_path: Path) -> None:
     again = export_run(digits_run, tmp_path / "digits", version=1)
-    for path in package.iterdir():
-        assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+    for entry in open_package(package).manifest.files:
+        assert (again / entry.path).read_bytes() == (package / entry.path).read_bytes(), entry.path
+    assert (again / "manifest.json").read_bytes() == (package / "manifest.json").read_bytes()
 
 
 def test_last_takes_the_last_weights(digits_run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The graphs: dynamic, deterministic, without randomness and without traces of the machine they were made on."""
 
 import getpass
+import hashlib
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from export.graphs import Role, graph_spec, roles, to_onnx
+from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from training import VAE
 from vaeport.graphs import RANDOM_OPERATORS, choose_device, load_graph
 
@@ -55,6 +56,16 @@ def test_no_path_user_or_host_of_the_author(made: list[tuple[Role, onnx.ModelPro
 def test_exporting_twice_gives_the_same_bytes(made: list[tuple[Role, onnx.ModelProto]]) -> None:
     for role, proto in made:
         assert to_onnx(role).SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
+
+
+def test_a_graph_that_left_its_package_says_what_it_is(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+    role, proto = made[0]
+    metadata = metadata_of(role, 7, b"weights")
+    said = {prop.key: prop.value for prop in to_onnx(role, metadata).metadata_props}
+    assert said == metadata
+    assert (said["vaeport.role"], said["vaeport.latent_dim"]) == ("encoder", "7")
+    assert said["vaeport.checkpoint_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert not proto.metadata_props
 
 
 def test_images_stay_in_their_range_at_extreme_latents(made: list[tuple[Role, onnx.ModelProto]]) -> None:
