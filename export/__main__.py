@@ -1,4 +1,4 @@
-"""`python -m export`: the command that makes a package from a run."""
+"""`python -m export`: the command that makes a package from a run; `verify PACKAGE` the one that repeats its proof."""
 
 import sys
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Annotated
 import tyro
 
 from export.errors import ExportError
-from training.errors import TrainingError
 from vaeport.errors import VaeportError
 
 
@@ -33,20 +32,32 @@ class Options:
 
 
 def main() -> int:
-    """Parse the options, export, and return the exit status."""
-    options = tyro.cli(Options, prog="python -m export")
+    """Parse the options, export or verify, and return the exit status."""
     try:
-        from export.pipeline import export_run  # torch: not for --help
+        if sys.argv[1:2] == ["verify"]:
+            from export.verify import verify_command
 
-        formats = options.formats.split(",")
-        print(export_run(options.run, options.to, version=options.version, last=options.last, formats=formats))
-    except (ExportError, TrainingError, VaeportError, OSError) as error:
+            verify_command(sys.argv[2:])
+        else:
+            _export(tyro.cli(Options, prog="python -m export"))
+    except (ExportError, VaeportError, OSError) as error:
         print(f"export: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("export: stopped; nothing is written", file=sys.stderr)
+        print("export: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _export(options: Options) -> None:
+    from export.pipeline import export_run  # torch: not for --help, and not for verify
+    from training.errors import TrainingError
+
+    formats = options.formats.split(",")
+    try:
+        print(export_run(options.run, options.to, version=options.version, last=options.last, formats=formats))
+    except TrainingError as error:
+        raise ExportError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ from export.truth import DoubleGraph
 from vaeport.manifest import ModelSpec
 
 
-def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows) -> Report:
+def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, name: str = "real") -> Report:
     """The ELBO of each image, by each runtime that has both graphs, against the one in float64.
 
     Args:
         encoder, decoder: the graphs.
         model: of the manifest.
         images: [rows, C, H, W] in [0, 1].
+        name: of these images.
     """
     epsilon = np.random.default_rng(SEED).standard_normal((len(images), model.latent_dim))
     truth, limit = _truth(encoder, decoder, model, images, epsilon)
@@ -34,7 +35,7 @@ def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Row
     decoders = {runtime.name: runtime for runtime in decoder.runtimes}
     for runtime in encoder.runtimes:
         found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
-        where = {"rung": "P6", "graph": "both", "runtime": runtime.name, "input": "real", "batch": len(images)}
+        where = {"rung": "P6", "graph": "both", "runtime": runtime.name, "input": name, "batch": len(images)}
         report.add(judge(where, ["elbo"], [found], [truth], [limit]))
     return report
 

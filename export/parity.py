@@ -103,7 +103,7 @@ class Report:
 
     @property
     def worst(self) -> Check:
-        """The check that came closest to its limit. P1 is left out: it compares two truths."""
+        """The check of a runtime that came closest to its limit. P1 is left out: it compares two truths."""
         return max((check for check in self.checks if check.rung != "P1"), key=lambda check: check.share)
 
 

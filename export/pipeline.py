@@ -125,7 +125,11 @@ def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]
         "metrics": metrics,
         "epoch_chosen_by": chosen,
         "seed": run.config.seed,
-        "network": {"hidden_dims": list(run.config.hidden_dims), "activation": run.config.activation},
+        "network": {
+            "hidden_dims": list(run.config.hidden_dims),
+            "activation": run.config.activation,
+            "variance": run.config.variance,
+        },
         "setting": SETTINGS[setting_of(run)],
         "evaluation": evaluation if evaluation and evaluation["epoch"] == metrics["epoch"] else None,
     }

@@ -1,0 +1,190 @@
+"""`python -m export verify`: the proof again, from nothing but the package."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import onnx
+import tyro
+
+from export import parity
+from export.end_metric import end_metric
+from export.errors import ExportError
+from export.inputs import corner_images, random_images
+from export.ladder import Subject, climb
+from export.parity import Fact, NotRun, Report, judge
+from export.runtimes import PYTORCH, TORCHSCRIPT, one_thread, onnx_runtimes, pytorch, torchscript
+from export.truth import AGREEMENT, DoubleGraph
+from vaeport.errors import SelfTestError
+from vaeport.golden import Golden, has_golden, read_golden, self_test
+from vaeport.graphs import choose_device, load_graphs
+from vaeport.manifest import Manifest
+from vaeport.package import Package, open_package, sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_PROPERTY = "vaeport.checkpoint_sha256"
+IMAGES = 64  # random ones for the end metric, and the corners: a package has no images of the data
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Repeat the proof of a package from the package alone, and print it as a table. Exit status 1 if it fails."""
+
+    package: Annotated[Path, tyro.conf.Positional]
+    """The package, MODELS/<name>/<version>."""
+
+    run_torchscript: bool = False
+    """Check the TorchScript files, too. They are code: only for a package whose origin you trust."""
+
+
+def verify_command(arguments: list[str]) -> None:
+    """Parse, verify and print.
+
+    Raises:
+        ParityError: something did not pass.
+        PackageError: the package breaks a rule of the format.
+    """
+    options = tyro.cli(Options, prog="python -m export verify", args=arguments)
+    report = verify(options.package, run_torchscript=options.run_torchscript)
+    print(parity.table(report))
+    parity.require(report, f"{options.package} is not what it says")
+
+
+def verify(path: Path, *, run_torchscript: bool = False) -> Report:
+    """P0 to P7 for the package in folder `path`. With PyTorch where it is installed.
+
+    Args:
+        path: the package.
+        run_torchscript: run the TorchScript files as well, which are code.
+
+    Raises:
+        PackageError: a rule of the format is broken.
+        ExportError: the checkpoint is not one of the network that the manifest names.
+    """
+    package = open_package(path)
+    graphs = load_graphs(package, choose_device("cpu"), 1)  # with the rules of the graphs
+    missing = _missing_for_pytorch(package.manifest)
+    modules = {} if missing else _modules(package)
+    report = Report()
+    with one_thread() if modules else nullcontext():
+        subjects = {role: _subject(package, role, modules.get(role), run_torchscript) for role in graphs}
+        report.not_run += [NotRun(PYTORCH, missing)] if missing else []
+        for subject in subjects.values():
+            report.add(climb(subject, None))
+            report.facts += _origin(package, subject)
+        if not report.failed:
+            spec = package.manifest.model
+            images = np.concatenate([random_images(spec.image_shape)[:IMAGES], corner_images(spec.image_shape)])
+            report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images, "synthetic"))
+    report.add(_golden(package, graphs, subjects))
+    return report
+
+
+def _subject(package: Package, role: str, module: "torch.nn.Module | None", run_torchscript: bool) -> Subject:
+    spec = package.manifest.graphs[role]
+    path = package.path / spec.path
+    data = path.read_bytes()
+    runtimes, not_run = onnx_runtimes(path, data, spec)
+    if module is not None:
+        runtimes.append(pytorch(module))
+    script = package.path / "torchscript" / f"{role}.pt"
+    if not script.exists():
+        not_run.append(NotRun(TORCHSCRIPT, "not in the package"))
+    elif module is None or not run_torchscript:
+        not_run.append(NotRun(TORCHSCRIPT, "it is code: --run-torchscript, if you trust the package"))
+    else:
+        scripted, not_scripted = torchscript(script)
+        runtimes, not_run = [*runtimes, *scripted], [*not_run, *not_scripted]
+    return Subject(role, onnx.load_from_string(data), spec, module, runtimes, not_run)
+
+
+def _missing_for_pytorch(manifest: Manifest) -> str | None:
+    """What keeps PyTorch from being the second truth here, or None."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return "PyTorch is not installed"
+    return None if "network" in manifest.training else "the manifest does not say what the network is made of"
+
+
+def _modules(package: Package) -> "dict[str, torch.nn.Module]":
+    """The PyTorch side, rebuilt from the checkpoint; no code of the package runs."""
+    import torch
+
+    from export.graphs import roles
+    from training.errors import TrainingError
+    from training.run import check_tensors, parse_tensors, read_bytes
+
+    manifest, path = package.manifest, package.path / CHECKPOINT
+    try:
+        with torch.device("meta"):  # without memory: the sizes are a stranger's
+            model = _build(manifest)
+        tensors, _ = parse_tensors(path, read_bytes(path))
+        check_tensors(path, tensors, model.state_dict())
+    except (TrainingError, KeyError, TypeError) as error:
+        raise ExportError(f"{package.path}: the checkpoint is not of the network in the manifest: {error}") from error
+    model.load_state_dict(tensors, assign=True)
+    return {role.name: role.module for role in roles(model.eval(), manifest.model.image_shape)}
+
+
+def _build(manifest: Manifest) -> Any:
+    """A VAE of the manifest's kind, with fresh weights."""
+    from training.likelihood import Bernoulli, Gaussian
+    from training.model import VAE
+    from training.networks import NETWORKS, NetworkSpec
+
+    model, network = manifest.model, manifest.training["network"]
+    spec = NetworkSpec(model.image_shape, model.latent_dim, tuple(network["hidden_dims"]), network["activation"])
+    likelihood = Bernoulli() if model.likelihood == "bernoulli" else Gaussian(network["variance"])
+    networks = NETWORKS[model.family](spec)
+    return VAE(math.prod(model.image_shape), latent_dim=model.latent_dim, networks=networks, likelihood=likelihood)
+
+
+def _origin(package: Package, subject: Subject) -> list[Fact]:
+    """That the checkpoint which the graph names, if it names one, is that of the package."""
+    said = {prop.key: prop.value for prop in subject.proto.metadata_props}
+    if CHECKPOINT_PROPERTY not in said:
+        return []
+    digest = sha256_of(package.path / CHECKPOINT)
+    return [Fact("P0", subject.role, "onnx", CHECKPOINT_PROPERTY, digest, said[CHECKPOINT_PROPERTY])]
+
+
+def _golden(package: Package, graphs: Any, subjects: dict[str, Subject]) -> Report:
+    """P7: the golden vectors are replayed, and they and their limits are those that follow from the graphs."""
+    if not has_golden(package):
+        return Report(not_run=[NotRun("golden vectors", "not in the package")])
+    report = Report(facts=[Fact("P7", "both", "onnxruntime cpu", "golden vectors", "kept", _replay(package, graphs))])
+    for role, golden in read_golden(package).items():
+        report.add(_recomputed(subjects[role], golden))
+    return report
+
+
+def _replay(package: Package, graphs: Any) -> str:
+    try:
+        self_test(package, graphs)
+    except SelfTestError as error:
+        return str(error)
+    return "kept"
+
+
+def _recomputed(subject: Subject, golden: Golden) -> Report:
+    """A golden truth that is not the graph's, or a limit that is not ours, would prove nothing."""
+    judgement = DoubleGraph(subject.proto).judge(golden.rows)
+    where = {"graph": subject.role, "input": "golden", "batch": len(golden.rows), "rung": "P7"}
+    truth, limits = list(golden.truth.values()), list(golden.limits.values())
+    report = judge(
+        {**where, "runtime": "its truth"},
+        subject.outputs,
+        truth,
+        judgement.truth,
+        [np.full_like(t, AGREEMENT * max(1.0, float(np.abs(t).max()))) for t in judgement.truth],
+    )
+    close = [1e-6 * limit for limit in judgement.limits]
+    report.add(judge({**where, "runtime": "its limits"}, subject.outputs, limits, judgement.limits, close))
+    return report
