@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from export.inputs import SEED, Rows
 from export.ladder import Subject
 from export.limits import LAMBDA, UNIT, Doubles
-from export.parity import Report, judge
+from export.parity import Report, compare
 from export.runtimes import Runtime
 from export.truth import DoubleGraph
 from vaeport.manifest import ModelSpec
@@ -36,7 +36,7 @@ def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Row
     for runtime in encoder.runtimes:
         found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
         where = {"rung": "P6", "graph": "both", "runtime": runtime.name, "input": name, "batch": len(images)}
-        report.add(judge(where, ["elbo"], [found], [truth], [limit]))
+        report.add(compare(where, ["elbo"], [found], [truth], [limit]))
     return report
 
 

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.inputs import EXTREME, SEED, Rows, batches_of, inputs_for, search
-from export.parity import Fact, NotRun, Report, judge
+from export.parity import Fact, NotRun, Report, compare
 from export.runtimes import ONNXRUNTIME_CPU, Runtime
 from export.structure import structure
 from export.truth import AGREEMENT, DoubleGraph, Judgement, torch_in_double
@@ -127,7 +127,7 @@ def _agreement(subject: Subject, name: str, judgement: Judgement, truth: Sequenc
     """P1: both truths, relative to the largest absolute value of the output, or to 1."""
     limits = [np.full_like(t, AGREEMENT * max(1.0, float(np.abs(t).max()))) for t in truth]
     where = {"rung": "P1", "graph": subject.role, "runtime": "onnx in float64", "input": name, "batch": len(truth[0])}
-    return judge(where, subject.outputs, judgement.truth, truth, limits)
+    return compare(where, subject.outputs, judgement.truth, truth, limits)
 
 
 def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: Rows, judgement: Judgement) -> Report:
@@ -138,7 +138,7 @@ def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: Row
     except Exception as error:  # every runtime has exceptions of its own
         what = f"{name} input, batch {len(rows)}"
         return Report(facts=[Fact(rung, subject.role, runtime.name, what, "computed", f"{error}")])
-    return judge(where, subject.outputs, found, judgement.truth, judgement.limits)
+    return compare(where, subject.outputs, found, judgement.truth, judgement.limits)
 
 
 def _independence(subject: Subject, runtime: Runtime, name: str, rows: Rows, judgement: Judgement) -> Report:

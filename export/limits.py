@@ -12,6 +12,7 @@ So every element carries a deviation s, in units of its value,
 and may be off by LAMBDA s_y. docs/proof.md has the derivation and what it catches.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ LAMBDA = 8.0  # 2 exp(-32) = 3e-14 an element: over the ten million elements of 
 FUNCTION_UNITS = 2.0  # of a sigmoid or tanh: ONNX Runtime's on the CPU is off by 1.2e-7 (microsoft/onnxruntime#22557)
 
 Doubles = NDArray[np.float64]
+Shape = tuple[int, ...]
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -55,14 +57,16 @@ def deviations(graph: onnx.GraphProto, values: Values, entering: Doubles | None 
     return found
 
 
-def _linear(terms: Callable[[NDArray[Any]], float]) -> Callable[..., Doubles]:
-    """The rule of an operator that is linear in its first input; `terms` counts its products from the weight."""
+def _linear(terms: Callable[[Shape, Shape], int]) -> Callable[..., Doubles]:
+    """The rule of an operator that is linear in its first input; `terms` counts the products of an output's element,
+    from the shapes of input and weight.
+    """
 
     def rule(node: onnx.NodeProto, values: Values, found: Values) -> Doubles:
         x, weight, *bias = (values[name] for name in node.input)
         scale = run_node(node, np.abs(x), np.abs(weight), *(np.abs(b) for b in bias))
         passed = run_node(node, found[node.input[0]] ** 2, weight**2, *(np.zeros_like(b) for b in bias))
-        rounded = (terms(weight) + len(bias)) * (UNIT * scale + TINY) ** 2
+        rounded = (terms(x.shape, weight.shape) + len(bias)) * (UNIT * scale + TINY) ** 2
         return np.asarray(np.sqrt(passed + rounded))
 
     return rule
@@ -99,14 +103,14 @@ def _nothing(node: onnx.NodeProto, values: Values, _found: Values) -> Doubles:
 RULES: dict[str, Callable[[onnx.NodeProto, Values, Values], Doubles]] = {
     "Add": _sum,
     "Clip": _exact,
-    "Conv": _linear(lambda weight: float(np.prod(weight.shape[1:]))),
-    "ConvTranspose": _linear(lambda weight: float(weight.shape[0] * np.prod(weight.shape[2:]))),
+    "Conv": _linear(lambda _, weight: math.prod(weight[1:])),
+    "ConvTranspose": _linear(lambda _, weight: weight[0] * math.prod(weight[2:])),
     "Expand": _moved,
     "Flatten": _moved,
-    "Gemm": _linear(lambda weight: float(max(weight.shape))),
+    "Gemm": _linear(lambda x, _: x[-1]),
     "Identity": _exact,
     "LeakyRelu": _function,
-    "MatMul": _linear(lambda weight: float(weight.shape[0])),
+    "MatMul": _linear(lambda x, _: x[-1]),
     "Relu": _exact,
     "Reshape": _moved,
     "Shape": _nothing,

@@ -107,7 +107,7 @@ class Report:
         return max((check for check in self.checks if check.rung != "P1"), key=lambda check: check.share)
 
 
-def judge(
+def compare(
     where: dict[str, Any],
     names: Sequence[str],
     found: Sequence[NDArray[Any]],

@@ -85,13 +85,13 @@ def _write_graphs(
 ) -> tuple[dict[str, GraphSpec], parity.Report]:
     """Write both ONNX files and the golden vectors, and hold what is in the graphs to the truth."""
     images = run.heldout()
-    real = {"encoder": images, "decoder": _posterior_means(model, images)}
     report = parity.Report()
     subjects = {
         role.name: _subject(staged, role, metadata_of(role, model.latent_dim, checkpoint), scripts.get(role.name))
         for role in roles(model, run.image_shape)
     }
     with one_thread():
+        real = {"encoder": images, "decoder": _posterior_means(model, images)}
         for name, subject in subjects.items():
             report.add(climb(subject, real[name]))
         if not report.failed:

@@ -1,12 +1,14 @@
 """The runtimes that are held to the truth: each a function from float32 rows to float32 outputs."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from export.inputs import Rows
 from export.parity import NotRun
@@ -90,12 +92,14 @@ def _on_cuda(module: "torch.nn.Module", rows: Rows) -> tuple[NDArray[Any], ...]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread, so that the figures, which go into the package, do not depend on the number of cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    """numpy and PyTorch on one thread: the last bits of their sums, which go into the package, depend on the number."""
+    torch = sys.modules.get("torch")  # it may not be installed
+    threads = torch.get_num_threads() if torch else 0
+    with threadpool_limits(1):
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(threads)

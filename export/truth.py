@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 AGREEMENT = 1e-12  # of the largest absolute value of the output, or of 1; rounding in float64 is 1e-13 at most
+CHUNK_ROWS = 64  # bounds the memory of a convolution's intermediate values
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,12 @@ class DoubleGraph:
 
     def judge(self, rows: NDArray[Any], entering: Doubles | None = None) -> Judgement:
         """The truth for rows [rows, ...], and the deviation of float32 from it; `entering` is that of the rows."""
+        chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(rows), CHUNK_ROWS)]
+        parts = [self._judge(rows[chunk], None if entering is None else entering[chunk]) for chunk in chunks]
+        truth = tuple(map(np.concatenate, zip(*(part.truth for part in parts), strict=True)))
+        return Judgement(truth, tuple(map(np.concatenate, zip(*(part.deviation for part in parts), strict=True))))
+
+    def _judge(self, rows: NDArray[Any], entering: Doubles | None) -> Judgement:
         graph = self._proto.graph
         name = graph.input[0].name
         exact = np.asarray(rows, np.float64)

@@ -1,7 +1,6 @@
 """`python -m export verify`: the proof again, from nothing but the package."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from export.end_metric import end_metric
 from export.errors import ExportError
 from export.inputs import corner_images, random_images
 from export.ladder import Subject, climb
-from export.parity import Fact, NotRun, Report, judge
+from export.parity import Fact, NotRun, Report, compare
 from export.runtimes import PYTORCH, TORCHSCRIPT, one_thread, onnx_runtimes, pytorch, torchscript
 from export.truth import AGREEMENT, DoubleGraph
 from vaeport.errors import SelfTestError
@@ -72,7 +71,7 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
     missing = _missing_for_pytorch(package.manifest)
     modules = {} if missing else _modules(package)
     report = Report()
-    with one_thread() if modules else nullcontext():
+    with one_thread():
         subjects = {role: _subject(package, role, modules.get(role), run_torchscript) for role in graphs}
         report.not_run += [NotRun(PYTORCH, missing)] if missing else []
         for subject in subjects.values():
@@ -82,7 +81,7 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
             spec = package.manifest.model
             images = np.concatenate([random_images(spec.image_shape)[:IMAGES], corner_images(spec.image_shape)])
             report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images, "synthetic"))
-    report.add(_golden(package, graphs, subjects))
+        report.add(_golden(package, graphs, subjects))
     return report
 
 
@@ -178,7 +177,7 @@ def _recomputed(subject: Subject, golden: Golden) -> Report:
     judgement = DoubleGraph(subject.proto).judge(golden.rows)
     where = {"graph": subject.role, "input": "golden", "batch": len(golden.rows), "rung": "P7"}
     truth, limits = list(golden.truth.values()), list(golden.limits.values())
-    report = judge(
+    report = compare(
         {**where, "runtime": "its truth"},
         subject.outputs,
         truth,
@@ -186,5 +185,5 @@ def _recomputed(subject: Subject, golden: Golden) -> Report:
         [np.full_like(t, AGREEMENT * max(1.0, float(np.abs(t).max()))) for t in judgement.truth],
     )
     close = [1e-6 * limit for limit in judgement.limits]
-    report.add(judge({**where, "runtime": "its limits"}, subject.outputs, limits, judgement.limits, close))
+    report.add(compare({**where, "runtime": "its limits"}, subject.outputs, limits, judgement.limits, close))
     return report

@@ -23,6 +23,7 @@ from vaeport.manifest import Preprocessing
 from vaeport.package import open_package, versions
 
 ROOT = Path(__file__).parents[2]
+ONNX = ["onnx"]  # where TorchScript would only take time
 
 
 def test_the_package_says_what_it_is(package: Path) -> None:
@@ -75,7 +76,7 @@ def test_the_same_run_name_and_version_give_the_same_bytes(digits_run: Path, pac
 
 
 def test_last_takes_the_last_weights(digits_run: Path, tmp_path: Path) -> None:
-    made = export_run(digits_run, tmp_path / "digits", last=True)
+    made = export_run(digits_run, tmp_path / "digits", last=True, formats=ONNX)
     assert "chosen by: last" in (made / "README.md").read_text()
     assert (made / "checkpoint.safetensors").read_bytes() == (digits_run / "last.safetensors").read_bytes()
 
@@ -89,7 +90,7 @@ def test_a_colour_model_goes_all_the_way(two_models: Path) -> None:
 def test_a_mismatch_writes_nothing(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.truth.LAMBDA", 0.0)
     with pytest.raises(ParityError, match="checks failed; nothing is written\nP2: encoder"):
-        export_run(digits_run, tmp_path / "digits")
+        export_run(digits_run, tmp_path / "digits", formats=ONNX)
     assert list((tmp_path / "digits").iterdir()) == []
 
 
@@ -116,11 +117,11 @@ def test_a_version_taken_meanwhile_is_left_alone(
             raced.append(Path(shutil.copytree(package, to / "1")))
 
     monkeypatch.setattr(folder, "_complete", race)
-    assert export_run(digits_run, to) == to / "2"
+    assert export_run(digits_run, to, formats=ONNX) == to / "2"
     assert open_package(to / "2").manifest.version == 2
     assert versions(to) == [1, 2]
     with pytest.raises(VersionExistsError):
-        export_run(digits_run, to, version=2)
+        export_run(digits_run, to, version=2, formats=ONNX)
 
 
 def test_something_else_under_the_next_number_is_stepped_over(digits_run: Path, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_something_else_under_the_next_number_is_stepped_over(digits_run: Path, 
     to.mkdir()
     (to / "1").write_text("a file")
     (to / "2").symlink_to("/nowhere")
-    assert export_run(digits_run, to) == to / "3"
+    assert export_run(digits_run, to, formats=ONNX) == to / "3"
 
 
 def test_a_run_that_goes_on_meanwhile_does_not_mix_two_epochs(
@@ -143,7 +144,7 @@ def test_a_run_that_goes_on_meanwhile_does_not_mix_two_epochs(
         return write_graphs(*arguments)
 
     monkeypatch.setattr(pipeline, "_write_graphs", train_on)
-    made = export_run(run, tmp_path / "digits")
+    made = export_run(run, tmp_path / "digits", formats=ONNX)
     assert (made / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -154,7 +155,7 @@ def test_a_crash_at_any_step_leaves_no_version(
         with monkeypatch.context() as patch:
             patch.setattr(folder, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                export_run(digits_run, tmp_path / "digits")
+                export_run(digits_run, tmp_path / "digits", formats=ONNX)
         assert list((tmp_path / "digits").iterdir()) == []
 
 

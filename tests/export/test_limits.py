@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
+from threadpoolctl import threadpool_info
 
 from export.evaluator import evaluator
 from export.inputs import corner_images, corner_latents, search
 from export.limits import LAMBDA, RULES, UNIT
-from export.truth import DoubleGraph
+from export.runtimes import one_thread
+from export.truth import CHUNK_ROWS, DoubleGraph
 from vaeport.graphs import OPERATORS
 
 
@@ -115,3 +118,20 @@ def test_the_search_finds_worse_rows_within_the_range_and_the_same_again() -> No
     assert badness(found).min() > badness(start).max()
     assert 0.0 <= found.min() <= found.max() <= 1.0
     assert np.array_equal(found, search(start, badness, 0.0, 1.0))
+
+
+def test_the_proof_has_one_thread_and_gives_the_others_back() -> None:
+    before = (torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()])
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+    assert (torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()]) == before
+
+
+def test_many_rows_are_judged_as_few_are() -> None:
+    graph = DoubleGraph(layer(64, 3, positive=False))
+    rows = np.random.default_rng(0).random((CHUNK_ROWS + 5, 64), np.float32)
+    entering = np.random.default_rng(1).random(rows.shape)
+    whole, last = graph.judge(rows, entering), graph.judge(rows[-7:], entering[-7:])
+    np.testing.assert_allclose(whole.truth[0][-7:], last.truth[0], rtol=1e-12)
+    np.testing.assert_allclose(whole.deviation[0][-7:], last.deviation[0], rtol=1e-12)

@@ -253,11 +253,11 @@ def test_the_table_has_a_line_per_rung_output_and_runtime_and_names_what_failed(
         {(check.output, check.runtime) for check in report.checks if check.rung == "P2"}
     )
     where = {"rung": "P2", "graph": "encoder", "runtime": "x", "input": "real", "batch": 1}
-    wrong = parity.judge(where, ["mean"], [np.full((1, 2), np.nan)], [np.zeros((1, 2))], [np.ones((1, 2))])
+    wrong = parity.compare(where, ["mean"], [np.full((1, 2), np.nan)], [np.zeros((1, 2))], [np.ones((1, 2))])
     assert "FAIL P2: encoder.mean, x, real input, batch 1, index [0, 0]: expected 0.0, got nan" in parity.table(wrong)
 
 
 def test_a_wrong_shape_is_a_row_and_no_crash() -> None:
     where = {"rung": "P2", "graph": "encoder", "runtime": "x", "input": "real", "batch": 1}
-    found = parity.judge(where, ["mean"], [np.zeros((1, 3))], [np.zeros((1, 2))], [np.ones((1, 2))])
+    found = parity.compare(where, ["mean"], [np.zeros((1, 3))], [np.zeros((1, 2))], [np.ones((1, 2))])
     assert str(found.failed[0]).endswith("shape of mean, real input, batch 1: expected (1, 2), got (1, 3)")

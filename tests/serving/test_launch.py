@@ -77,7 +77,7 @@ def test_ipv6_addresses_are_bracketed() -> None:
 def test_the_newest_version_of_each_model_is_loaded(two_models: Path, digits_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(two_models, tmp_path / "models"))
     for version in (9, 10):
-        export_run(digits_run, folder / "digits", version=version)
+        export_run(digits_run, folder / "digits", version=version, formats=["onnx"])
     loaded = load_models(folder, choose_device("cpu"), 1)
     manifests = [model.package.manifest for model in loaded]
     assert [(manifest.name, manifest.version) for manifest in manifests] == [("colour", 1), ("digits", 10)]
