@@ -6,6 +6,7 @@ would not repeat.
 
 import contextlib
 import io
+import signal
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -36,7 +37,13 @@ def write_torchscript(staged: Path, run: Run, weights: str, checkpoint: bytes) -
     """
     (staged / FOLDER).mkdir()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        traced = process.submit(_trace_all, run, weights, checkpoint).result()
+        # Ctrl-C reaches the child as well, which would answer with a traceback; blocked signals are inherited.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            future = process.submit(_trace_all, run, weights, checkpoint)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        traced = future.result()
     paths = {}
     for role, content in traced.items():
         paths[role] = staged / FOLDER / f"{role}.pt"

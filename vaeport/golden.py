@@ -80,8 +80,10 @@ def read_golden(package: Package) -> dict[str, Golden]:
     try:
         tensors = parse_safetensors(data)
         return {role: _golden_of(role, spec, tensors) for role, spec in package.manifest.graphs.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise GoldenInvalidError(f"{path}: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise GoldenInvalidError(f"{path}: missing {error}") from error
+    except ValueError as error:
+        raise GoldenInvalidError(f"{path}: {error}") from error
 
 
 def tensor_names(role: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
@@ -110,16 +112,18 @@ def parse_safetensors(data: bytes) -> Tensors:
     if not isinstance(header, dict):
         raise ValueError("header: expected an object")
     body = memoryview(data)[8 + length :]
-    return {name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+    try:
+        return {name: _tensor(name, entry, body) for name, entry in header.items() if name != "__metadata__"}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"header: {type(error).__name__}: {error}") from error
 
 
 def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> NDArray[Any]:
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if (dtype := DTYPES.get(entry["dtype"])) is None:
         raise ValueError(f"{name}: dtype {entry['dtype']!r}, expected one of {', '.join(DTYPES)}")
-    numbers = (start, end, *shape)
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError(f"{name}: shape and offsets must be integers that are not negative")
+    if any(type(number) is not int or not 0 <= number <= GOLDEN_MAX_BYTES for number in (start, end, *shape)):
+        raise ValueError(f"{name}: shape and offsets must be integers from 0 to {GOLDEN_MAX_BYTES}")
     if end > len(body) or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name}: offsets {start} to {end} do not hold {shape} of {entry['dtype']}")
     tensor: NDArray[Any] = np.frombuffer(body[start:end], dtype).reshape(shape)

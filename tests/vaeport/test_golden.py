@@ -1,5 +1,6 @@
 """The self-test: a right machine passes, a wrong one and a damaged file have an error of their own."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load as reference_load
 from safetensors.numpy import save
 
@@ -146,12 +149,36 @@ def framed(header: object) -> bytes:
         framed({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0]}}),
         framed({"a": {"dtype": ["F32"], "shape": [4], "data_offsets": [0, 16]}}),
         framed({"a": {"shape": [4], "data_offsets": [0, 16]}}),
+        framed({"a": {"dtype": "F32", "shape": [2**70, 0], "data_offsets": [0, 0]}}),
+        framed({"a": {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]}}),
     ],
 )
 def test_a_damaged_file_is_refused(copy: Path, content: bytes) -> None:
     replace(copy, content)
     with pytest.raises(GoldenInvalidError, match=r"golden\.safetensors"):
         vaeport.load(copy, self_test=True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["F32", "F64", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "dtype", "shape", "data_offsets", "__metadata__"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_header_gives_tensors_or_a_value_error(header: object) -> None:
+    with contextlib.suppress(ValueError):
+        assert parse_safetensors(framed(header)).keys() <= {"a", "dtype", "shape", "data_offsets"}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_tensors_or_a_value_error(content: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert isinstance(parse_safetensors(content), dict)
 
 
 def test_a_file_that_changed_after_the_check_is_not_replayed(copy: Path) -> None:
