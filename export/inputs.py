@@ -12,7 +12,7 @@ SEED = 0
 RANDOM_ROWS = 257
 EXTREME = 10.0  # of a latent: the prior goes beyond it once in 10^22 draws
 DENORMAL = np.float32(1e-40)
-SEARCH_STEPS, SEARCH_ROWS, SEARCH_KEPT = 12, 32, 8  # steps, not seconds: the same run gives the same bytes
+SEARCH_STEPS, SEARCH_ROWS, SEARCH_KEPT = 24, 64, 8  # steps, not seconds: the same run gives the same bytes
 
 
 def random_images(shape: tuple[int, ...]) -> Rows:
@@ -79,7 +79,7 @@ def search(start: Rows, badness: Callable[[Rows], NDArray[np.float64]], low: flo
         order = np.argsort(-scores, kind="stable")[:SEARCH_KEPT]
         rows, scores = rows[order], scores[order]
         parents = np.resize(rows, (SEARCH_ROWS, *rows.shape[1:]))
-        noise = random.standard_normal(parents.shape, np.float32) * (high - low) * 0.5 ** (1 + step / 2)
+        noise = random.standard_normal(parents.shape, np.float32) * (high - low) * 0.5 ** (1 + step / 4)
         chosen = random.random(parents.shape) < random.choice([0.02, 0.2, 1.0], (SEARCH_ROWS, *[1] * (rows.ndim - 1)))
         changed = np.clip(parents + noise.astype(np.float32) * chosen, low, high).astype(np.float32)
         rows, scores = np.concatenate([rows, changed]), np.concatenate([scores, badness(changed)])
