@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from training.config import Config
+from training.config import DEFAULTS, Config, ConfigError, flag
 from training.errors import TrainingError
 from training.recipe import with_recipe
 
@@ -32,7 +32,7 @@ def main() -> int:
     run = Path()
     try:
         if arguments[:1] == ["evaluate"]:
-            from training.evaluate import evaluate_command
+            from training.summary import evaluate_command
 
             evaluate_command(arguments[1:], data_root)
             return 0
@@ -71,6 +71,8 @@ def train_and_report(config: Config, data_root: Path) -> None:
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # PyTorch would allow it for convolutions
     device = choose_device(config.device)
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError("--precision tf32 is of CUDA, and there is none")
     with started_by_torchrun(device.type) as processes:
         processes.check(config)
         dataset = _load(config, data_root, processes)
@@ -113,6 +115,8 @@ def _announce(config: Config, dataset: "Dataset") -> None:
         f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
         f"{channels}x{height}x{width}"
     )
+    if dataset.split["kind"] == "own" and config.test_fraction != DEFAULTS.test_fraction:
+        print(f"training: warning: {flag('test_fraction')} has no effect: these data have a test part", file=sys.stderr)
     if config.init_from is not None:
         print(
             f"training: warning: starting from {config.init_from}: the latent space moves, so embeddings of that model "

@@ -140,8 +140,12 @@ class Config:
     """A TOML file with settings; those on the command line win."""
 
     def with_default_run(self) -> "Config":
-        """The same, with `run` filled in."""
-        return self if self.run != Path() else replace(self, run=Path("runs") / Path(self.data).stem)
+        """The same, with `run` filled in; ConfigError if the data have no name to give it."""
+        if self.run != Path():
+            return self
+        if Path(self.data).stem in ("", ".."):
+            raise ConfigError(f"--run: {self.data!r} gives the run no name; name it")
+        return replace(self, run=Path("runs") / Path(self.data).stem)
 
     def check(self) -> None:
         """Raise ConfigError for a number outside its range, or settings that exclude each other."""

@@ -54,10 +54,10 @@ class EvaluateOptions:
     """Give --samples its figure on grey pixels, too, although it is no likelihood there."""
 
     images: int | None = None
-    """Score the first so many images alone, for a quick look."""
+    """Score so many images alone, drawn with --seed, for a quick look."""
 
     seed: int = 0
-    """Of all noise."""
+    """Of the latents, and of the choice of --images. Binarised test images are the same at every evaluation."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
@@ -75,15 +75,6 @@ class EvaluateOptions:
     def lasting(self) -> bool:
         """Whether the run keeps the measures: they are those of its best weights on all its test images."""
         return self.part == "test" and not self.last and self.images is None
-
-
-def evaluate_command(arguments: list[str], data_root: Path) -> None:
-    """What comes after `python -m training evaluate`.
-
-    Raises:
-        TrainingError: what the user can mend.
-    """
-    evaluate_run(tyro.cli(EvaluateOptions, prog="python -m training evaluate", args=arguments), data_root)
 
 
 def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
@@ -111,7 +102,8 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
     if setting_of(run) == "grey" and options.samples and not options.grey_log_likelihood:
         raise ConfigError(
             "--samples: the targets of this run are grey pixels: importance weighting gives the likelihood of nothing; "
-            "train with --binarization, or say --grey-log-likelihood to have the figure, labelled as such"
+            "train with --binarization (static, if they are 0 and 1 already), or say --grey-log-likelihood to have the "
+            "figure, labelled as such"
         )
     result = measure(run, dataset, options)
     print(json.dumps(result, indent=2) if options.json else table(result))
@@ -155,8 +147,9 @@ def measure(run: Run, dataset: Dataset, options: EvaluateOptions) -> dict[str, A
     model, metrics = run.load_model(weights)
     device = choose_device(options.device)
     images = dataset.test if options.part == "test" else dataset.train
-    images = images.take(np.arange(len(images))[: options.images])
-    probed = dataset.train.take(_some(len(dataset.train), options.seed))
+    if options.images is not None:
+        images = images.take(_some(len(images), options.images, options.seed))
+    probed = dataset.train.take(_some(len(dataset.train), PROBE_IMAGES, options.seed))
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         evaluation = evaluate_model(
             model.to(device),
@@ -189,9 +182,9 @@ def keep(run: Run, result: dict[str, Any]) -> None:
     run.describe(evaluation=result)
 
 
-def _some(count: int, seed: int) -> NDArray[np.int64]:
-    """Which training images the linear probe is fitted on: in a folder, they lie label by label."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[:PROBE_IMAGES])
+def _some(count: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Which of the images, at most so many: not the first, since in a folder they lie label by label."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
 def _labelled(evaluation: Evaluation, setting: str) -> dict[str, Any]:
@@ -207,8 +200,9 @@ def _keep(path: Path, result: dict[str, Any]) -> None:
     try:
         with locked(path):
             run = open_run(path)
-            if run.description["best"]["epoch"] != result["epoch"]:
-                raise RunError(f"{path}: its best epoch is {run.description['best']['epoch']} by now")
+            best = (run.description["best"] or {}).get("epoch")
+            if best != result["epoch"]:
+                raise RunError(f"{path}: its best epoch is {best} in run.json")
             keep(run, result)
     except (RunError, OSError) as error:
         print(f"not kept in run.json: {error}", file=sys.stderr)

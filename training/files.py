@@ -1,8 +1,11 @@
 """Files that are either whole or not there."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as mkstemp names them below
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -27,5 +30,5 @@ def write_atomically(path: Path, data: bytes) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a process killed in `write_atomically` has left in `folder`."""
     for path in folder.glob(".*"):
-        if path.is_file():
+        if path.is_file() and TEMPORARY.fullmatch(path.name):
             path.unlink()

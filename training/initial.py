@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from training.batches import ordered
 from training.checkpoint import TERMS, State
-from training.config import Config
+from training.config import Config, flag
 from training.data import Dataset
 from training.errors import RunError
 from training.model import VAE
@@ -74,7 +74,11 @@ def _set_weights(model: VAE, config: Config, dataset: Dataset) -> None:
 def _load(model: VAE, config: Config) -> None:
     """The best weights of another run. An optimum for one data set is a start for another; the moments are not."""
     assert config.init_from is not None
-    path = open_run(config.init_from).path / BEST
+    run = open_run(config.init_from)
+    for name in ("network", "activation", "likelihood"):
+        if getattr(run.config, name) != getattr(config, name):
+            raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one another")
+    path = run.path / BEST
     tensors, _ = read_tensors(path)
     if config.variance == "fixed" and LOG_SIGMA in tensors:
         tensors[LOG_SIGMA] = model.state_dict().get(LOG_SIGMA, tensors[LOG_SIGMA])  # --sigma is a setting, no weight

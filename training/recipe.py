@@ -16,6 +16,10 @@ from typing import Any
 from training.config import UNRECORDED, Config, ConfigError, words
 
 FLAG = "--recipe"
+# What can be expected: numbers of the last epoch, and of the evaluation.
+EXPECTABLE = frozenset(
+    {"train_loss", "reconstruction", "kl", "test_loss", "test_reconstruction", "test_kl", "active_units", "sigma"}
+) | {"elbo", "log_likelihood"}
 
 
 def with_recipe(arguments: Sequence[str]) -> list[str]:
@@ -39,9 +43,11 @@ def expected(path: Path) -> dict[str, tuple[float, float]]:
     """The numbers of a recipe: by name, from and to.
 
     Raises:
-        ConfigError: the file is missing, no TOML, or a number is not two.
+        ConfigError: the file is missing, no TOML, has a name that is not EXPECTABLE, or a number is not two.
     """
     ranges = _read(path)["expected"]
+    if unknown := sorted(ranges.keys() - EXPECTABLE):
+        raise ConfigError(f"{path}: expected: unknown: {', '.join(unknown)}; known: {', '.join(sorted(EXPECTABLE))}")
     for name, value in ranges.items():
         if not _is_range(value):
             raise ConfigError(f"{path}: expected.{name}: expected [from, to], got {value!r}")

@@ -57,7 +57,7 @@ def compared(run: Run) -> list[str]:
     for name, (low, high) in run.description.get("expected", {}).items():
         value = _found(run, name)
         if value is None:
-            lines.append(f"expected {name} from {low:g} to {high:g}: not measured yet")
+            lines.append(f"expected {name} from {low:g} to {high:g}: not measured yet: evaluate --samples 5000 does")
         else:
             verdict = "as expected" if low <= value <= high else "NOT as expected"
             lines.append(f"expected {name} from {low:g} to {high:g}: {value:.2f}, {verdict}")

@@ -1,14 +1,17 @@
 """What a finished run gets: the measures of its best weights, pictures, a report, and a look at what was expected."""
 
 import sys
+from pathlib import Path
+
+import tyro
 
 from training import plots, report
 from training.config import Config
 from training.data import Dataset
-from training.evaluate import EvaluateOptions, keep, measure
+from training.evaluate import EvaluateOptions, evaluate_run, keep, measure
 from training.loop import early_stop
 from training.recipe import expected
-from training.run import Metrics, Run
+from training.run import Metrics, Run, open_run
 from training.schedules import Plan
 
 
@@ -34,3 +37,16 @@ def finish(run: Run, config: Config, dataset: Dataset, plan: Plan, rows: list[Me
     print(f"wrote {run.path}: checkpoint.safetensors (epoch {run.description['best']['epoch']}), report.md, plots")
     if warning := report.collapse_of(run, plan):
         print(f"training: warning: {warning}", file=sys.stderr)
+
+
+def evaluate_command(arguments: list[str], data_root: Path) -> None:
+    """What comes after `python -m training evaluate`: the measures, and on standard error how they fit the recipe.
+
+    Raises:
+        TrainingError: what the user can mend.
+    """
+    options = tyro.cli(EvaluateOptions, prog="python -m training evaluate", args=arguments)
+    evaluate_run(options, data_root)
+    if options.lasting:
+        for line in report.compared(open_run(options.run)):
+            print(line, file=sys.stderr)

@@ -9,8 +9,9 @@ import pytest
 
 from training.config import ConfigError
 from training.errors import RunError
-from training.evaluate import SETTINGS, EvaluateOptions, evaluate_command, evaluate_run, setting_of
+from training.evaluate import SETTINGS, EvaluateOptions, evaluate_run, setting_of
 from training.run import Run, open_run
+from training.summary import evaluate_command
 
 
 @pytest.fixture

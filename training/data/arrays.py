@@ -13,6 +13,7 @@ from training.errors import DataError
 
 MAPPED_ADVICE = "a .npy of uint8 [N, C, H, W] stays on the disk"
 FIRST_IMAGES = 1000  # to look at before all of a file is read
+MAX_LABEL = 2**31
 
 
 def load_npy(path: Path) -> Source:
@@ -73,13 +74,17 @@ def _from_array(path: Path, array: NDArray[Any], labels: NDArray[Any] | None) ->
         raise DataError(
             f"{path}: expected {len(array)} integer labels, got {labels.dtype} of shape {list(labels.shape)}"
         )
+    if labels is not None and not (labels.min() >= -1 and labels.max() < MAX_LABEL):
+        raise DataError(
+            f"{path}: expected labels from -1 (none) to {MAX_LABEL - 1}, got {labels.min()} to {labels.max()}"
+        )
     pixels, scale = _check_pixels(path, array)
     images = Images(pixels, None if labels is None else labels.astype(np.int64))
-    return Source(images, scale, binary=array.dtype == np.bool_)
+    return Source(images, scale, binary=scale == 1.0 and pixels.dtype == np.uint8)
 
 
 def _check_pixels(path: Path, array: NDArray[Any]) -> tuple[Pixels, float]:
-    """The pixels, and the scale that brings them into [0, 1]."""
+    """The pixels, and the scale that brings them into [0, 1]. Floats that are all 0 or 1 become bytes, as bool does."""
     if array.dtype == np.bool_:
         return array.view(np.uint8), 1.0
     if array.dtype == np.uint8:
@@ -95,4 +100,6 @@ def _check_pixels(path: Path, array: NDArray[Any]) -> tuple[Pixels, float]:
         )
     if array.dtype != np.float32:
         memory.check_fits(path, 4 * array.size, MAPPED_ADVICE)
+    if all(np.isin(rows, (0.0, 1.0)).all() for rows in np.array_split(array, -(-len(array) // FIRST_IMAGES))):
+        return array.astype(np.uint8, order="C"), 1.0
     return np.ascontiguousarray(array, np.float32), 1.0
