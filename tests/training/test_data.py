@@ -188,3 +188,20 @@ def test_the_name_of_the_working_directory_is_its_own(tmp_path: Path, monkeypatc
         Image.fromarray(noise(4, 4, seed=index)).save(folder / f"{index}.png")
     monkeypatch.chdir(folder)
     assert load(".").name == "cats"
+
+
+def test_floats_that_are_all_0_or_1_are_binary(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 2, (30, 5, 4)).astype(np.float64))
+    dataset = load(tmp_path / "a.npy")
+    assert dataset.train.pixels.dtype == np.uint8
+    assert dataset.scale == 1.0
+    assert dataset.preprocessing.binarization == "static"
+
+
+@pytest.mark.parametrize("label", [-2, 2**31, 2**64 - 1])
+def test_a_label_out_of_range_is_refused(tmp_path: Path, label: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4), np.uint8)
+    labels = np.array([0, 1, label], np.uint64 if label > 0 else np.int64)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    with pytest.raises(DataError, match=r"expected labels from -1 \(none\) to 2147483647"):
+        load(tmp_path / "a.npz")

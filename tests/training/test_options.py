@@ -297,3 +297,15 @@ def test_the_command_line_of_a_run_makes_it_again() -> None:
 
     config = Config("x.npy", Path("runs/x"), hidden_dims=(8, 9), capacity=2.0, autoencoder=True, init_from=Path("a b"))
     assert tyro.cli(Config, args=config.arguments()) == config
+
+
+def test_a_run_cannot_start_from_weights_that_would_mean_another_function(tmp_path: Path) -> None:
+    run_with(tmp_path / "first")
+    with pytest.raises(ValueError, match="--init-from: --activation: that run has relu, this one another"):
+        run_with(tmp_path / "second", activation="tanh", init_from=tmp_path / "first" / "run")
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_data_without_a_name_give_the_run_none(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"--run: .* gives the run no name"):
+        Config(name).with_default_run()

@@ -1,5 +1,6 @@
 """Recipes: settings from a file, which the command line overrides."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import tyro
 
 from training.config import Config, ConfigError
 from training.recipe import expected, with_recipe
+from training.report import compared
+from training.run import open_run
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
@@ -71,3 +74,19 @@ def test_every_recipe_is_a_valid_run_with_expected_numbers(path: Path) -> None:
 
 def test_the_recipes_are_those_that_were_promised() -> None:
     assert {"tutorial", "iwae-k50", "ppca", "conv-mnist", "conv-colour", "static-mnist"} <= {p.stem for p in RECIPES}
+
+
+def test_an_expectation_that_nothing_measures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[expected]\ntrain_losss = [1, 2]\n")
+    with pytest.raises(ConfigError, match="expected: unknown: train_losss; known: active_units"):
+        expected(tmp_path / "r.toml")
+
+
+def test_what_came_is_compared_with_what_was_expected(digits_run: Path, tmp_path: Path) -> None:
+    run = open_run(Path(shutil.copytree(digits_run, tmp_path / "run")))
+    loss = run.description["last"]["train_loss"]
+    run.describe(expected={"train_loss": [loss - 1, loss + 1], "kl": [-2, -1], "log_likelihood": [-90, -80]})
+    fits, misses, unknown = compared(run)
+    assert fits == f"expected train_loss from {loss - 1:g} to {loss + 1:g}: {loss:.2f}, as expected"
+    assert misses.endswith("NOT as expected")
+    assert unknown.endswith("not measured yet: evaluate --samples 5000 does")

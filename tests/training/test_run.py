@@ -136,7 +136,7 @@ def test_what_a_kill_left_of_the_first_step_is_taken_over(copy: Path, tmp_path: 
     left = tmp_path / "left"
     left.mkdir()
     shutil.copyfile(copy / "heldout.npz", left / "heldout.npz")
-    (left / ".run.json.abc").write_text("{")
+    (left / ".run.json.abcd_123").write_text("{")
     create_run(Config(run=left), data.load(Config(), copy), "cpu")
     remove_leftovers(left)
     assert sorted(path.name for path in left.iterdir()) == ["heldout.npz", "run.json"]
@@ -159,3 +159,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_of_the_user_in_a_run_are_left_alone(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "run.json", b"{}")
+    for name in (".gitignore", ".run.json.abcd_123"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", "run.json"]
