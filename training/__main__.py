@@ -155,4 +155,9 @@ def _stop_requests(processes: "Processes") -> Iterator[Callable[[], bool]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # at the end of Python, threads of PyTorch's now and then abort the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
