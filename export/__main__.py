@@ -25,7 +25,7 @@ class Options:
     """The version to make; it must not exist. Without it: one more than the newest."""
 
     last: bool = False
-    """Take the weights of the last epoch, not of the one with the lowest test loss."""
+    """Take the weights of the last epoch, not of the best one."""
 
     formats: str = "onnx,torchscript"
     """What to write: onnx, which the server needs, and torchscript, which PyTorch deprecates."""

@@ -75,7 +75,7 @@ def export_run(
         parity.require(report, "nothing is written")
         write_json(staged / "parity.json", parity.to_json(report))
         (staged / CHECKPOINT).write_bytes(checkpoint)
-        training = _training_summary(run, metrics, "last" if last else "lowest test loss")
+        training = _training_summary(run, metrics, "last" if last else "lowest test objective after the warm-up")
         manifest = _manifest(to.name, version or next_version(to), run, model, training, specs, parity.summary(report))
         return publish(staged, to, manifest, exactly=version is not None)
 

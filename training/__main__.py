@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
+TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
 
 
 class Stop(Exception):  # noqa: N818 - somebody asked for it
@@ -61,7 +62,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
 
     from training.files import remove_leftovers
     from training.loop import choose_device, plan_of, train
-    from training.processes import started_by_torchrun
+    from training.processes import ALONE, joined
     from training.run import check_resumable, create_run, locked, open_run
     from training.summary import finish
 
@@ -73,7 +74,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError("--precision tf32 is of CUDA, and there is none")
-    with started_by_torchrun(device.type) as processes:
+    with joined(device.type) if TORCHRUN_VARIABLE in os.environ else nullcontext(ALONE) as processes:
         processes.check(config)
         dataset = _load(config, data_root, processes)
         if not processes.leads:
@@ -156,7 +157,7 @@ def _stop_requests(processes: "Processes") -> Iterator[Callable[[], bool]]:
 
 if __name__ == "__main__":
     status = main()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # at the end of Python, threads of PyTorch's now and then abort the process
+    if TORCHRUN_VARIABLE in os.environ:  # at the end of Python, threads of PyTorch's now and then abort the process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from training.model import VAE
+from training.objective import Terms
 from training.run import BEST, LAST, STATE, Metrics, Run, check_tensors, read_tensors, write_tensors
 from training.schedules import Plan
 
-TERMS = 3  # of `objective.Terms`
+TERMS = len(Terms._fields)
 
 
 @dataclass(slots=True)

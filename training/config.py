@@ -1,5 +1,6 @@
 """The settings of a run: one frozen object, made once in `main`; the text of each field is its --help."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -262,8 +263,15 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def check_names(names: Iterable[str], where: object) -> None:
+    """Raise ConfigError, naming the file `where`, for a name that is no setting of a run."""
+    known = {field.name for field in fields(Config)} - set(UNRECORDED)
+    if unknown := sorted(set(names) - known):
+        raise ConfigError(f"{where}: unknown settings: {', '.join(unknown)}")
+
+
 def config_from_json(values: dict[str, Any], where: str) -> Config:
-    """The settings that `Config.to_json` or a recipe holds.
+    """The settings that `Config.to_json` gave.
 
     Args:
         values: by field name; what is left out has its default.
@@ -272,9 +280,7 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
     Raises:
         ConfigError: a name that is no setting.
     """
-    known = {field.name for field in fields(Config)} - set(UNRECORDED)
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"{where}: unknown settings: {', '.join(unknown)}")
+    check_names(values, where)
     paths = {name: Path(values[name]) for name in ("run", "init_from") if values.get(name) is not None}
     tuples = {"hidden_dims": tuple(values["hidden_dims"])} if "hidden_dims" in values else {}
     return Config(**{**values, **paths, **tuples})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.estimators import log_likelihood
+from training.initial import streams
 from training.latents import (
     ACTIVE_VARIANCE,
     Aggregate,
@@ -130,7 +131,7 @@ def _score(
     model: VAE, batches: Batches, samples: int, seed: int, autoencoder: bool, progress: Progress | None
 ) -> _Scores:
     device = next(model.parameters()).device
-    noise, importance = (torch.Generator(device).manual_seed(s) for s in _streams(seed)[:2])
+    noise, importance = (torch.Generator(device).manual_seed(s) for s in streams(seed)[:2])
     rows = []
     for x in batches():
         mu, log_var = model.encode(x)
@@ -152,7 +153,7 @@ def _with_posterior(measured: Evaluation, scores: _Scores, samples: int, seed: i
     """The same with what a posterior gives."""
     kls = kl_per_latent(scores.mu.double(), scores.log_var.double())
     elbos = -(scores.reconstruction + kls.sum(1))
-    generator = torch.Generator().manual_seed(_streams(seed)[2])
+    generator = torch.Generator().manual_seed(streams(seed)[2])
     return replace(
         measured,
         kl=kls.sum(1).mean().item(),
@@ -182,9 +183,3 @@ def _probe(
     with torch.inference_mode():
         train_mu = torch.cat([model.encode(x)[0].cpu() for x in train_batches()])
     return linear_probe(train_mu, train_labels, mu, labels)
-
-
-def _streams(seed: int) -> list[int]:
-    """Seeds of three generators: one for all would draw the same numbers thrice."""
-    seeds: list[int] = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-    return seeds

@@ -50,9 +50,9 @@ def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.devi
 
 
 def streams(seed: int) -> tuple[int, int, int]:
-    """Seeds of the weights, the order of the images and the noise: one for all would draw the same numbers thrice."""
-    weights, order, noise = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
-    return weights, order, noise
+    """Three seeds from one, for generators that must not draw the same numbers: weights, order of the images, noise."""
+    first, second, third = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
+    return first, second, third
 
 
 def mean_image(dataset: Dataset) -> Tensor:

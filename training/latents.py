@@ -57,9 +57,14 @@ class LinearProbe:
     reason: str | None = None
 
 
+def active(mu: Tensor) -> Tensor:
+    """Which latents have a posterior mean, [N, latent_dim], that varies over the images above ACTIVE_VARIANCE."""
+    return mu.double().var(0, correction=0) > ACTIVE_VARIANCE
+
+
 def active_units(mu: Tensor) -> int:
-    """The latents whose posterior mean, [N, latent_dim], has a variance over the images above ACTIVE_VARIANCE."""
-    return int((mu.double().var(0, correction=0) > ACTIVE_VARIANCE).sum())
+    """The number of latents that are `active`."""
+    return int(active(mu).sum())
 
 
 def aggregate_posterior(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Aggregate:
@@ -87,9 +92,8 @@ def linear_probe(train_mu: Tensor, train_labels: Labels, mu: Tensor, labels: Lab
         train_mu, train_labels: to fit it on, [N, latent_dim] and [N]; the label -1 is none, such images are left out.
         mu, labels: to score it on.
     """
-    from sklearn.linear_model import (
-        LogisticRegression,
-    )  # not at the top: it takes a second, and training needs the rest
+    # Not at the top: it takes a second, and training needs the rest of this module.
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 

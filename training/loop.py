@@ -15,7 +15,7 @@ from training.config import Config
 from training.data import Dataset, Images
 from training.errors import DivergedError, RunError
 from training.initial import initial_state
-from training.latents import ACTIVE_VARIANCE
+from training.latents import active_units
 from training.likelihood import Gaussian
 from training.model import VAE
 from training.objective import Objective
@@ -152,23 +152,20 @@ def evaluate(
     noise = torch.Generator(device).manual_seed(EVALUATION_SEED + 1)  # not that of the pixels
     model.eval()
     sums = torch.zeros(TERMS + 1, dtype=torch.float64, device=device)  # and what is minimised
-    moments = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)  # of the posterior mean
+    means = []
     for x in ordered(images, dataset, device, bound.samples):
         epsilon = torch.randn(bound.samples, len(x), model.latent_dim, generator=noise, device=device)
         terms = bound(model, x, epsilon)
         minimised = objective(model, x, epsilon, beta, capacity).loss if weighed else terms.loss
         sums += torch.stack((*terms, minimised))
-        mean = model.encode(x)[0].double()
-        moments += torch.stack((mean.sum(0), mean.square().sum(0)))
+        means.append(model.encode(x)[0])
     loss, reconstruction, kl, minimised_mean = (sums / len(images)).tolist()
-    first, second = moments / len(images)
-    active = int((second - first.square() > ACTIVE_VARIANCE).sum())
     row = {
         "test_loss": loss,
         "test_reconstruction": reconstruction,
         "test_kl": kl,
         "test_objective": minimised_mean,
-        "active_units": active,
+        "active_units": active_units(torch.cat(means)),
     }
     return {**row, "sigma": model.likelihood.sigma} if isinstance(model.likelihood, Gaussian) else row
 
@@ -238,7 +235,7 @@ def _resident(images: Images, device: torch.device) -> Tensor | None:
 
 
 def _check_finite(row: Metrics, step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> None:
-    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the lowest test loss for ever."""
+    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the best for ever."""
     bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
     if not bad:
         return

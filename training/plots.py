@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.batches import ordered
 from training.data import Dataset
-from training.latents import ACTIVE_VARIANCE
+from training.latents import active
 from training.model import VAE
 from training.objective import kl_per_latent
 from training.run import Metrics, Run
@@ -102,13 +102,13 @@ def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posteri
 
 def kl_bars(posterior: Posterior) -> Figure:
     """KL of each latent, falling; the latents that are not active, in grey."""
-    kl, active = posterior.kl.mean(0), posterior.mean.var(0, correction=0) > ACTIVE_VARIANCE
+    kl, used = posterior.kl.mean(0), active(posterior.mean)
     order = kl.argsort(descending=True)
     figure = Figure(figsize=(max(6.0, 0.22 * len(kl)), 4))
     axes = figure.subplots()
-    colours = ["tab:blue" if active[latent] else "tab:gray" for latent in order]
+    colours = ["tab:blue" if used[latent] else "tab:gray" for latent in order]
     axes.bar([str(int(latent)) for latent in order], kl[order].numpy(), color=colours)
-    axes.set(title=f"KL of each latent ({int(active.sum())} of {len(kl)} active)", xlabel="latent", ylabel="nats")
+    axes.set(title=f"KL of each latent ({int(used.sum())} of {len(kl)} active)", xlabel="latent", ylabel="nats")
     axes.tick_params(axis="x", labelsize=7, rotation=90 if len(kl) > 30 else 0)
     return figure
 

@@ -83,15 +83,12 @@ PATIENCE = timedelta(hours=3)  # others wait while the leading process downloads
 
 
 @contextmanager
-def started_by_torchrun(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun has started; alone without it.
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun has started beside this one.
 
     Args:
         device: "cuda" communicates by NCCL, each process on the GPU of its local rank; anything else by gloo.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield ALONE
-        return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)

@@ -9,11 +9,10 @@ train_loss = [103.3, 105.3]
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from training.config import UNRECORDED, Config, ConfigError, words
+from training.config import ConfigError, check_names, words
 
 FLAG = "--recipe"
 # What can be expected: numbers of the last epoch, and of the evaluation.
@@ -32,9 +31,7 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     if path is None:
         return list(arguments)
     settings = _read(path)["settings"]
-    names = {field.name for field in fields(Config)} - {*UNRECORDED}
-    if unknown := sorted(settings.keys() - names):
-        raise ConfigError(f"{path}: unknown settings: {', '.join(unknown)}")
+    check_names(settings, path)
     expected(path)  # looked at when the run is over: better to hear now that it is broken
     return [word for name, value in settings.items() for word in words(name, value)] + list(arguments)
 

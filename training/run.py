@@ -1,7 +1,7 @@
 """A run directory: what training leaves behind, and all that export and resume need.
 
     run.json                  format, config, model, data, versions, git commit, the metrics of the best and last epoch
-    checkpoint.safetensors    the weights of the epoch with the lowest test loss
+    checkpoint.safetensors    the weights of the best epoch (training.schedules.Plan.best)
     last.safetensors          the weights of the last epoch
     state.safetensors         everything to go on from where it stands: weights, optimiser, generators
     heldout.npz               a few held-out images, for the export's proof
@@ -222,11 +222,11 @@ def locked(path: Path) -> Iterator[None]:
 
 def check_resumable(run: Run, config: Config, dataset: Dataset, device: str) -> None:
     """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but more epochs."""
-    was = run.config.to_json()
-    spanning = ("epochs",) if config.schedule_spans_run() else ()
+    was, spans = run.config.to_json(), config.schedule_spans_run()
     for name, value in config.to_json().items():
-        if name not in MAY_CHANGE - {*spanning} and value != was[name]:
-            why = f", since {config.schedule_spans_run()} spans them" if name in spanning else ""
+        spanned = name == "epochs" and spans is not None
+        if value != was[name] and (spanned or name not in MAY_CHANGE):
+            why = f", since {spans} spans them" if spanned else ""
             raise RunError(f"{run.path}: {flag(name)}: the run has {was[name]}, got {value}; cannot resume{why}")
     if dataset.digest != run.description["data"]["digest"]:
         raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")

@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from training.config import Config, ConfigError
+from training.run import Metrics
 
 IWAE_STAGES = 8
-
-Metrics = dict[str, float]
 
 
 def ramp(step: float, length: float) -> float:
