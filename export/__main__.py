@@ -1,5 +1,6 @@
 """`python -m export`: the command that makes a package from a run; `verify PACKAGE` the one that repeats its proof."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import tyro
 
 from export.errors import ExportError
 from vaeport.errors import VaeportError
+
+DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class Options:
 
     formats: str = "onnx,torchscript"
     """What to write: onnx, which the server needs, and torchscript, which PyTorch deprecates."""
+
+    precisions: str = "fp32"
+    """What to compute in: fp32, and after it any of fp16 (for CUDA) and int8 (for the CPU; needs the run's data)."""
+
+    force: bool = False
+    """Publish a precision that is slower than fp32 here, changes the ELBO too much, or cannot be measured here."""
 
 
 def main() -> int:
@@ -51,11 +60,21 @@ def main() -> int:
 
 def _export(options: Options) -> None:
     from export.pipeline import export_run  # torch: not for --help, and not for verify
+    from export.precisions import parse_precisions
     from training.errors import TrainingError
 
-    formats = options.formats.split(",")
     try:
-        print(export_run(options.run, options.to, version=options.version, last=options.last, formats=formats))
+        made = export_run(
+            options.run,
+            options.to,
+            version=options.version,
+            last=options.last,
+            formats=options.formats.split(","),
+            precisions=parse_precisions(options.precisions),
+            force=options.force,
+            data_root=Path(os.environ.get(DATA_ROOT_VARIABLE, "data")),
+        )
+        print(made)
     except TrainingError as error:
         raise ExportError(str(error)) from error
 

@@ -6,7 +6,7 @@ from the logits of a Bernoulli likelihood, or the mean and sigma of a Gaussian o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,26 +18,39 @@ from export.parity import Report, compare
 from export.runtimes import Runtime
 from export.truth import DoubleGraph
 from vaeport.manifest import ModelSpec
+from vaeport.package import has_bytes, role_of
 
 
 def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, name: str = "real") -> Report:
     """The ELBO of each image, by each runtime that has both graphs, against the one in float64.
 
     Args:
-        encoder, decoder: the graphs.
+        encoder, decoder: the graphs, of one precision.
         model: of the manifest.
         images: [rows, C, H, W] in [0, 1].
         name: of these images.
     """
-    epsilon = np.random.default_rng(SEED).standard_normal((len(images), model.latent_dim))
+    epsilon = _epsilon(images, model)
     truth, limit = _truth(encoder, decoder, model, images, epsilon)
+    graph = encoder.name.replace(encoder.role, "both")
     report = Report()
     decoders = {runtime.name: runtime for runtime in decoder.runtimes}
     for runtime in encoder.runtimes:
         found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
-        where = {"rung": "P6", "graph": "both", "runtime": runtime.name, "input": name, "batch": len(images)}
+        where = {"rung": "P6", "graph": graph, "runtime": runtime.name, "input": name, "batch": len(images)}
         report.add(compare(where, ["elbo"], [found], [truth], [limit]))
     return report
+
+
+def pairs(subjects: Mapping[str, Subject]) -> list[tuple[Subject, Subject]]:
+    """Encoder and decoder of each precision. Those with uint8 edges are left out: bytes have no logits."""
+    encoders = [name for name in subjects if role_of(name) == "encoder" and not has_bytes(name)]
+    return [(subjects[name], subjects[name.replace("encoder", "decoder")]) for name in encoders]
+
+
+def exact_elbo(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows) -> Doubles:
+    """The ELBO of each image in float64, in nats [rows], with the same epsilon for every pair of graphs."""
+    return _truth(encoder, decoder, model, images, _epsilon(images, model))[0]
 
 
 def elbo(model: ModelSpec, images: Doubles, mean: Doubles, log_var: Doubles, parameters: Doubles) -> Doubles:
@@ -48,6 +61,10 @@ def elbo(model: ModelSpec, images: Doubles, mean: Doubles, log_var: Doubles, par
     assert model.sigma is not None  # the reader's rule for a Gaussian likelihood
     squared = ((images - parameters) / model.sigma) ** 2
     return np.asarray(-0.5 * (squared + math.log(2.0 * math.pi * model.sigma**2)).sum(1) - kl)
+
+
+def _epsilon(images: Rows, model: ModelSpec) -> Doubles:
+    return np.random.default_rng(SEED).standard_normal((len(images), model.latent_dim))
 
 
 def _latents(mean: NDArray[np.floating], log_var: NDArray[np.floating], epsilon: Doubles) -> Doubles:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
-from export.inputs import Rows, corner_images, corner_latents, random_images, random_latents
+from export.inputs import AnyRows, Rows, corner_images, corner_latents, random_images, random_latents
 from export.ladder import Subject
 from export.truth import DoubleGraph
 from vaeport.golden import tensor_names
@@ -21,11 +21,11 @@ MAX_ELEMENTS = 1 << 20  # of all rows of an input or output; large images have f
 
 def golden_vectors(subjects: Sequence[Subject]) -> bytes:
     """The content of golden.safetensors. Nothing in it comes from the data: a package may be given to strangers."""
-    tensors: dict[str, Rows | Doubles] = {}
+    tensors: dict[str, AnyRows | Doubles] = {}
     for subject in subjects:
-        rows = _rows(subject)
+        rows = subject.entering(_rows(subject))
         judgement = DoubleGraph(subject.proto).judge(rows)
-        name, truth, limits = tensor_names(subject.role, subject.spec)
+        name, truth, limits = tensor_names(subject.name, subject.spec)
         tensors[name] = rows
         tensors |= dict(zip(truth.values(), judgement.truth, strict=True))
         tensors |= dict(zip(limits.values(), judgement.limits, strict=True))

@@ -59,11 +59,6 @@ class Role:
     input_shape: tuple[int, ...]  # of a row
     output_names: tuple[str, ...]
 
-    @property
-    def path(self) -> str:
-        """Of the ONNX file in the package."""
-        return f"{self.name}.onnx"
-
 
 def roles(model: VAE, image_shape: tuple[int, int, int]) -> tuple[Role, Role]:
     """Encoder and decoder of a model in eval mode."""
@@ -104,17 +99,17 @@ def to_onnx(role: Role, metadata: Mapping[str, str] | None = None) -> onnx.Model
 def metadata_of(role: Role, latent_dim: int, checkpoint: bytes) -> dict[str, str]:
     """The properties of a graph: its role, its latent dimensions, and the sha256 of the checkpoint it came from.
 
-    Not the package's name and version: the same run gives the same graphs, whatever they are published as.
+    The package's name and version join them when it is published (export.package).
     """
     digest = hashlib.sha256(checkpoint).hexdigest()
     return {"vaeport.role": role.name, "vaeport.latent_dim": str(latent_dim), "vaeport.checkpoint_sha256": digest}
 
 
-def graph_spec(role: Role, proto: onnx.ModelProto) -> GraphSpec:
-    """The role's entry in the manifest."""
+def graph_spec(path: str, proto: onnx.ModelProto) -> GraphSpec:
+    """The entry in the manifest of a graph that lies at `path` in the package."""
     opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
     inputs, outputs = tensor_specs(proto.graph.input), tensor_specs(proto.graph.output)
-    return GraphSpec(role.path, inputs, outputs, opset, proto.ir_version)
+    return GraphSpec(path, inputs, outputs, opset, proto.ir_version)
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]
+AnyRows = NDArray[Any]  # as a graph takes them: float32 or uint8
 
 SEED = 0
 RANDOM_ROWS = 257

@@ -11,23 +11,26 @@ P6  the ELBO of an image             export.end_metric
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.inputs import EXTREME, SEED, Rows, batches_of, inputs_for, search
+from export.inputs import EXTREME, SEED, AnyRows, Rows, batches_of, inputs_for, search
 from export.parity import Fact, NotRun, Report, compare
 from export.runtimes import ONNXRUNTIME_CPU, Runtime
 from export.structure import structure
 from export.truth import AGREEMENT, DoubleGraph, Judgement, torch_in_double
+from vaeport.arrays import to_uint8
 from vaeport.manifest import GraphSpec
+from vaeport.package import role_of
 
 if TYPE_CHECKING:
     import torch
 
 BATCHES = (1, 2, 3, 7, 64, 257)
+SMALLEST = 1e-300  # limit to divide by; that of a byte may be 0
 RUNG_OF_INPUT = {"real": "P2", "random": "P2", "corner": "P3", "extreme": "P3", "worst": "P3"}
 
 
@@ -36,7 +39,7 @@ class Subject:
     """A graph to prove.
 
     Attributes:
-        role: "encoder" or "decoder".
+        name: of the graph in the manifest.
         proto: the exported graph.
         spec: its entry in the manifest.
         module: the same function in PyTorch, the second truth; None where it cannot be had.
@@ -44,12 +47,17 @@ class Subject:
         not_run: what cannot be, here.
     """
 
-    role: str
+    name: str
     proto: onnx.ModelProto
     spec: GraphSpec
     module: "torch.nn.Module | None"
     runtimes: Sequence[Runtime]
     not_run: Sequence[NotRun] = field(default=())
+
+    @property
+    def role(self) -> str:
+        """ "encoder" or "decoder"."""
+        return role_of(self.name)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -61,6 +69,10 @@ class Subject:
         """Of one row of the input."""
         return tuple(int(axis) for axis in self.spec.inputs[0].shape[1:])
 
+    def entering(self, rows: Rows) -> AnyRows:
+        """Rows of pixels in [0, 1] or of latents as the graph takes them."""
+        return to_uint8(rows) if self.spec.inputs[0].dtype == "uint8" else rows
+
 
 def climb(subject: Subject, real: Rows | None) -> Report:
     """P0 to P5. Only the structure is checked of a graph whose structure is wrong.
@@ -69,13 +81,13 @@ def climb(subject: Subject, real: Rows | None) -> Report:
         subject: the graph.
         real: held-out images for the encoder, their posterior means for the decoder; None where there are none.
     """
-    report = Report(facts=structure(subject.role, subject.proto, subject.spec), not_run=list(subject.not_run))
+    report = Report(facts=structure(subject.name, subject.proto, subject.spec), not_run=list(subject.not_run))
     if report.failed:
         return report
     report.facts += placement(subject)
     graph = DoubleGraph(subject.proto)
     for name, rows in inputs_for(subject.role, subject.row_shape, real).items():
-        report.add(_on_input(subject, name, rows, graph))
+        report.add(_on_input(subject, name, subject.entering(rows), graph))
     report.add(_on_input(subject, "worst", worst_rows(subject, graph), graph))
     return report
 
@@ -87,28 +99,29 @@ def placement(subject: Subject) -> list[Fact]:
         if runtime.placement is not None:
             provider, nodes = runtime.placement
             got = ", ".join(sorted(nodes)) or "no record"
-            facts.append(Fact("P5", subject.role, runtime.name, "provider of all nodes", provider, got))
+            facts.append(Fact("P5", subject.name, runtime.name, "provider of all nodes", provider, got))
     return facts
 
 
-def worst_rows(subject: Subject, graph: DoubleGraph) -> Rows:
+def worst_rows(subject: Subject, graph: DoubleGraph) -> AnyRows:
     """Rows on which ONNX Runtime on the CPU comes closest to its limits, by a short search."""
     run = next(runtime.run for runtime in subject.runtimes if runtime.name == ONNXRUNTIME_CPU)
 
     def badness(rows: Rows) -> NDArray[np.float64]:
-        judgement = graph.judge(rows)
+        entering = subject.entering(rows)
+        judgement = graph.judge(entering)
         shares = [
-            (np.abs(got - truth) / np.maximum(limit, np.finfo(np.float64).tiny)).reshape(len(rows), -1).max(1)
-            for got, truth, limit in zip(run(rows), judgement.truth, judgement.limits, strict=True)
+            (np.abs(got - truth) / np.maximum(limit, SMALLEST)).reshape(len(rows), -1).max(1)
+            for got, truth, limit in zip(run(entering), judgement.truth, judgement.limits, strict=True)
         ]
         return np.asarray(np.max(shares, axis=0))
 
     low, high = (0.0, 1.0) if subject.role == "encoder" else (-EXTREME, EXTREME)
     start = np.concatenate(list(inputs_for(subject.role, subject.row_shape, None).values()))
-    return search(np.ascontiguousarray(start), badness, low, high)
+    return subject.entering(search(np.ascontiguousarray(start), badness, low, high))
 
 
-def _on_input(subject: Subject, name: str, rows: Rows, graph: DoubleGraph) -> Report:
+def _on_input(subject: Subject, name: str, rows: AnyRows, graph: DoubleGraph) -> Report:
     """P1 to P4 on one kind of input."""
     report = Report()
     judgement = graph.judge(rows)
@@ -126,26 +139,26 @@ def _on_input(subject: Subject, name: str, rows: Rows, graph: DoubleGraph) -> Re
 def _agreement(subject: Subject, name: str, judgement: Judgement, truth: Sequence[NDArray[np.float64]]) -> Report:
     """P1: both truths, relative to the largest absolute value of the output, or to 1."""
     limits = [np.full_like(t, AGREEMENT * max(1.0, float(np.abs(t).max()))) for t in truth]
-    where = {"rung": "P1", "graph": subject.role, "runtime": "onnx in float64", "input": name, "batch": len(truth[0])}
+    where = {"rung": "P1", "graph": subject.name, "runtime": "onnx in float64", "input": name, "batch": len(truth[0])}
     return compare(where, subject.outputs, judgement.truth, truth, limits)
 
 
-def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: Rows, judgement: Judgement) -> Report:
+def _one_run(subject: Subject, runtime: Runtime, rung: str, name: str, rows: AnyRows, judgement: Judgement) -> Report:
     """A batch in a runtime; that it cannot compute the batch is a row, too."""
-    where = {"rung": rung, "graph": subject.role, "runtime": runtime.name, "input": name, "batch": len(rows)}
+    where = {"rung": rung, "graph": subject.name, "runtime": runtime.name, "input": name, "batch": len(rows)}
     try:
         found = runtime.run(np.ascontiguousarray(rows))
     except Exception as error:  # every runtime has exceptions of its own
         what = f"{name} input, batch {len(rows)}"
-        return Report(facts=[Fact(rung, subject.role, runtime.name, what, "computed", f"{error}")])
+        return Report(facts=[Fact(rung, subject.name, runtime.name, what, "computed", f"{error}")])
     return compare(where, subject.outputs, found, judgement.truth, judgement.limits)
 
 
-def _independence(subject: Subject, runtime: Runtime, name: str, rows: Rows, judgement: Judgement) -> Report:
+def _independence(subject: Subject, runtime: Runtime, name: str, rows: AnyRows, judgement: Judgement) -> Report:
     """P4: each row alone, and all in another order, against the truth of that row, and against the batch."""
     order = np.random.default_rng(SEED).permutation(len(rows))
 
-    def alone(batch: Rows) -> tuple[NDArray[np.float32], ...]:
+    def alone(batch: AnyRows) -> tuple[NDArray[Any], ...]:
         outputs = zip(*(runtime.run(batch[i : i + 1]) for i in range(len(batch))), strict=True)
         return tuple(np.concatenate(pieces) for pieces in outputs)
 

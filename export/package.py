@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from export.card import model_card
 from export.errors import VersionExistsError
+from vaeport.graphs import usable_cores
 from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
 from vaeport.package import open_package, sha256_of, versions
 
@@ -31,6 +35,15 @@ def staging(parent: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Deterministic bytes: sorted keys, a newline at the end."""
     path.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n")
+
+
+def write_receipt(package: Path, measured: dict[str, Any]) -> None:
+    """`<version>.receipt.json` beside the package: what was measured here, and on what; another machine may differ."""
+    machine = {"processor": platform.machine(), "cores": usable_cores(), "system": platform.system()}
+    content = {"package": open_package(package).digest, "machine": machine, "precisions": measured}
+    staged = package.parent / f".{package.name}.receipt.json"
+    write_json(staged, content)
+    staged.replace(package.parent / f"{package.name}.receipt.json")
 
 
 def next_version(parent: Path) -> int:
@@ -74,6 +87,8 @@ def publish(staged: Path, parent: Path, manifest: Manifest, *, exactly: bool) ->
 
 def _complete(staged: Path, manifest: Manifest) -> None:
     (staged / MANIFEST_NAME).unlink(missing_ok=True)
+    for graph in manifest.graphs.values():
+        _stamp(staged / graph.path, {"vaeport.name": manifest.name, "vaeport.version": str(manifest.version)})
     (staged / "README.md").write_text(model_card(manifest))
     paths = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
     entries = tuple(FileEntry(p, (staged / p).stat().st_size, sha256_of(staged / p)) for p in paths)
@@ -85,6 +100,14 @@ def _complete(staged: Path, manifest: Manifest) -> None:
         folder.chmod(0o755)  # mkdtemp makes it private
         _sync(folder)
     open_package(staged)
+
+
+def _stamp(path: Path, properties: dict[str, str]) -> None:
+    """Add to the metadata of a graph, so that one which has left its package can be traced back."""
+    proto = onnx.load(path)
+    known = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, dict(sorted((known | properties).items())))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _sync(path: Path) -> None:

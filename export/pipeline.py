@@ -1,7 +1,8 @@
 """The steps of an export, in order."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,25 @@ import onnx
 import torch
 
 from export import parity
-from export.end_metric import end_metric
+from export.calibration import calibration_rows
+from export.end_metric import end_metric, pairs
 from export.errors import ExportError, VersionExistsError
 from export.golden import golden_vectors
 from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
 from export.ladder import Subject, climb
-from export.package import next_version, publish, staging, write_json
+from export.package import next_version, publish, staging, write_json, write_receipt
+from export.precisions import measure, receipt, require
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
+from export.variants import TARGETS, module_of, variants
 from training.evaluate import SETTINGS, setting_of
 from training.likelihood import Gaussian
 from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
 from vaeport.golden import GOLDEN_NAME
-from vaeport.manifest import FORMAT, GraphSpec, Manifest, ModelSpec, Preprocessing
-from vaeport.package import MAX_VERSION, NAME_PATTERN
+from vaeport.manifest import FORMAT, Manifest, ModelSpec, Preprocessing
+from vaeport.package import FP32, MAX_VERSION, NAME_PATTERN, precision_of, role_of
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMATS = ("onnx", "torchscript")
@@ -38,6 +42,9 @@ def export_run(
     version: int | None = None,
     last: bool = False,
     formats: Sequence[str] = FORMATS,
+    precisions: Sequence[str] = (FP32,),
+    force: bool = False,
+    data_root: Path = Path("data"),
 ) -> Path:
     """Make the package of a run.
 
@@ -47,13 +54,18 @@ def export_run(
         version: the version to make; None is one more than the newest.
         last: take the weights of the last epoch instead of the best.
         formats: of FORMATS; "onnx" must be one.
+        precisions: of vaeport.package.PRECISIONS, "fp32" first.
+        force: publish a precision in spite of what speaks against it.
+        data_root: where the named data sets lie; only "int8" needs the run's data.
 
     Returns:
         `models/<name>/<version>`, complete.
 
     Raises:
         RunError: `path` is no run, or a damaged one.
-        ExportError: a bad name or format, a version that exists, or a graph that does not compute what PyTorch does.
+        DataError: "int8" needs the run's data, and they are not there.
+        ExportError: a bad name or format, a version that exists, a graph that does not compute what PyTorch does, or a
+            precision that is not worth it.
     """
     if not NAME_PATTERN.fullmatch(to.name):
         raise ExportError(f"--to {to}: the last component names the package: expected {NAME_PATTERN.pattern}")
@@ -71,46 +83,70 @@ def export_run(
     model, metrics = run.model_from(weights, checkpoint)
     with staging(to) as staged:
         scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
-        specs, report = _write_graphs(staged, run, model, checkpoint, scripts)
-        parity.require(report, "nothing is written")
+        with one_thread():
+            calibration = calibration_rows(run, model, data_root) if "int8" in precisions else {}
+            subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
+            report = _prove(subjects, run, model)
+            parity.require(report, "nothing is written")
+            (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values())))
+        spec, images = model_spec(run, model), run.heldout()
+        measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
+        require(measured, force=force)
         write_json(staged / "parity.json", parity.to_json(report))
         (staged / CHECKPOINT).write_bytes(checkpoint)
         training = _training_summary(run, metrics, "last" if last else "lowest test objective after the warm-up")
-        manifest = _manifest(to.name, version or next_version(to), run, model, training, specs, parity.summary(report))
-        return publish(staged, to, manifest, exactly=version is not None)
+        manifest = _manifest(
+            to.name, version or next_version(to), run, model, training, subjects, parity.summary(report)
+        )
+        manifest = replace(manifest, precisions={name: one.spec for name, one in measured.items()})
+        made = publish(staged, to, manifest, exactly=version is not None)
+    if measured:
+        write_receipt(made, receipt(measured))
+    return made
 
 
 def _write_graphs(
-    staged: Path, run: Run, model: VAE, checkpoint: bytes, scripts: dict[str, Path]
-) -> tuple[dict[str, GraphSpec], parity.Report]:
-    """Write both ONNX files and the golden vectors, and hold what is in the graphs to the truth."""
-    images = run.heldout()
-    report = parity.Report()
-    subjects = {
-        role.name: _subject(staged, role, metadata_of(role, model.latent_dim, checkpoint), scripts.get(role.name))
-        for role in roles(model, run.image_shape)
+    staged: Path,
+    run: Run,
+    model: VAE,
+    checkpoint: bytes,
+    scripts: Mapping[str, Path],
+    precisions: Sequence[str],
+    calibration: Mapping[str, Rows],
+) -> dict[str, Subject]:
+    """Write every ONNX graph, and take what is in the files."""
+    parts = {role.name: role for role in roles(model, run.image_shape)}
+    plain = {name: to_onnx(role, metadata_of(role, model.latent_dim, checkpoint)) for name, role in parts.items()}
+    return {
+        name: _subject(staged, name, proto, parts[role_of(name)], scripts.get(name))
+        for name, proto in variants(plain, precisions, calibration)
     }
-    with one_thread():
-        real = {"encoder": images, "decoder": _posterior_means(model, images)}
-        for name, subject in subjects.items():
-            report.add(climb(subject, real[name]))
-        if not report.failed:
-            spec = model_spec(run, model)
-            report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images))
-            (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values())))
-    return {name: subject.spec for name, subject in subjects.items()}, report
 
 
-def _subject(staged: Path, role: Role, metadata: dict[str, str], script: Path | None) -> Subject:
-    """Write the role's graph and take what is in the file; its TorchScript is there already, if it was asked for."""
-    proto = to_onnx(role, metadata)
-    path, spec = staged / role.path, graph_spec(role, proto)
+def _subject(staged: Path, name: str, proto: onnx.ModelProto, role: Role, script: Path | None) -> Subject:
+    """Write a graph and take what is in the file; its TorchScript is there already, if it was asked for."""
+    path, module = staged / f"{name}.onnx", module_of(name, role.module)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     data = path.read_bytes()
-    runtimes, not_run = onnx_runtimes(path, data, spec)
+    spec = graph_spec(path.name, proto)
+    runtimes, not_run = onnx_runtimes(path, data, spec, cuda=TARGETS.get(precision_of(name)) != "cpu")
+    if name == role.name:
+        runtimes.insert(0, pytorch(role.module))
     scripted, not_scripted = torchscript(script) if script else ([], [])
-    runtimes = [pytorch(role.module), *runtimes, *scripted]
-    return Subject(role.name, onnx.load_from_string(data), spec, role.module, runtimes, [*not_run, *not_scripted])
+    return Subject(name, onnx.load_from_string(data), spec, module, [*runtimes, *scripted], [*not_run, *not_scripted])
+
+
+def _prove(subjects: Mapping[str, Subject], run: Run, model: VAE) -> parity.Report:
+    """The ladder of every graph, and the end metric of every precision."""
+    images = run.heldout()
+    real = {"encoder": images, "decoder": _posterior_means(model, images)}
+    report = parity.Report()
+    for subject in subjects.values():
+        report.add(climb(subject, real[subject.role]))
+    if not report.failed:
+        for encoder, decoder in pairs(subjects):
+            report.add(end_metric(encoder, decoder, model_spec(run, model), images))
+    return report
 
 
 def _posterior_means(model: VAE, images: Rows) -> Rows:
@@ -141,7 +177,7 @@ def _manifest(
     run: Run,
     model: VAE,
     training: dict[str, Any],
-    specs: dict[str, GraphSpec],
+    subjects: Mapping[str, Subject],
     parity_summary: dict[str, Any],
 ) -> Manifest:
     prepared = run.description["data"]["preprocessing"]
@@ -151,7 +187,7 @@ def _manifest(
         version=version,
         model=model_spec(run, model),
         preprocessing=Preprocessing(**{**prepared, "size": tuple(prepared["size"])}),
-        graphs=specs,
+        graphs={graph: subject.spec for graph, subject in subjects.items()},
         training=training,
         parity=parity_summary,
         files=(),  # listed when the folder is complete

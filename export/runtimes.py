@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from export.inputs import Rows
+from export.inputs import AnyRows
 from export.parity import NotRun
 from export.truth import run_torch
 from vaeport.errors import DeviceError
@@ -38,7 +38,7 @@ class Runtime:
     """
 
     name: str
-    run: Callable[[Rows], tuple[NDArray[Any], ...]]
+    run: Callable[[AnyRows], tuple[NDArray[Any], ...]]
     placement: tuple[str, dict[str, int]] | None = None
 
 
@@ -49,9 +49,11 @@ def cuda_device() -> Device | None:
     return None
 
 
-def onnx_runtimes(path: Path, data: bytes, spec: GraphSpec) -> tuple[list[Runtime], list[NotRun]]:
-    """ONNX Runtime on the CPU, and on a GPU if there is one."""
+def onnx_runtimes(path: Path, data: bytes, spec: GraphSpec, *, cuda: bool = True) -> tuple[list[Runtime], list[NotRun]]:
+    """ONNX Runtime on the CPU, and on a GPU if there is one and the graph is for it."""
     runtimes = [_onnx_runtime(ONNXRUNTIME_CPU, CPU_PROVIDER, choose_device("cpu"), path, data, spec)]
+    if not cuda:
+        return runtimes, []
     device = cuda_device()
     if device is None:
         return runtimes, [NotRun(ONNXRUNTIME_CUDA, "no GPU")]
@@ -82,7 +84,7 @@ def torchscript(path: Path) -> tuple[list[Runtime], list[NotRun]]:
     return [*runtimes, Runtime(TORCHSCRIPT_CUDA, lambda rows: _on_cuda(moved, rows))], []
 
 
-def _on_cuda(module: "torch.nn.Module", rows: Rows) -> tuple[NDArray[Any], ...]:
+def _on_cuda(module: "torch.nn.Module", rows: AnyRows) -> tuple[NDArray[Any], ...]:
     """In float32: PyTorch would take TF32 for convolutions."""
     import torch
 

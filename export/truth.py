@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from export.evaluator import evaluator
-from export.limits import LAMBDA, Doubles, deviations
+from export.limits import LAMBDA, ROUNDINGS, Doubles, deviations, roundings
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Judgement:
 
     Attributes:
         truth: the outputs in float64, in the order of the graph.
-        deviation: of the outputs in float32, of the same shapes.
+        deviation: of the outputs in a runtime, of the same shapes.
     """
 
     truth: tuple[Doubles, ...]
@@ -37,7 +37,7 @@ class Judgement:
 
     @property
     def limits(self) -> tuple[Doubles, ...]:
-        """How far an output in float32 may be from the truth."""
+        """How far a runtime's output may be from the truth."""
         return tuple(LAMBDA * s for s in self.deviation)
 
     def take(self, rows: NDArray[np.intp]) -> "Judgement":
@@ -49,12 +49,13 @@ class DoubleGraph:
     """An exported graph in float64."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
+        self._rounded = roundings(proto)
         self._proto = in_double(proto)
         self._evaluator = evaluator(self._proto)
         self._constants = {i.name: numpy_helper.to_array(i) for i in self._proto.graph.initializer}
 
     def judge(self, rows: NDArray[Any], entering: Doubles | None = None) -> Judgement:
-        """The truth for rows [rows, ...], and the deviation of float32 from it; `entering` is that of the rows."""
+        """The truth for rows [rows, ...], and a runtime's deviation from it; `entering` is that of the rows."""
         chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(rows), CHUNK_ROWS)]
         parts = [self._judge(rows[chunk], None if entering is None else entering[chunk]) for chunk in chunks]
         truth = tuple(map(np.concatenate, zip(*(part.truth for part in parts), strict=True)))
@@ -63,33 +64,39 @@ class DoubleGraph:
     def _judge(self, rows: NDArray[Any], entering: Doubles | None) -> Judgement:
         graph = self._proto.graph
         name = graph.input[0].name
-        exact = np.asarray(rows, np.float64)
+        exact = rows if rows.dtype == np.uint8 else np.asarray(rows, np.float64)
         with np.errstate(over="ignore"):  # of the evaluator's exp, at extreme logits
             computed = self._evaluator.run(None, {name: exact}, intermediate=True)
         assert isinstance(computed, dict)  # what `intermediate` asks for
         values = {**self._constants, **computed, name: exact}
-        found = deviations(graph, values, entering)
+        found = deviations(graph, values, self._rounded, entering)
         outputs = [output.name for output in graph.output]
-        return Judgement(tuple(values[o] for o in outputs), tuple(found[o] for o in outputs))
+        truth = tuple(np.asarray(values[o], np.float64) for o in outputs)
+        return Judgement(truth, tuple(found[o] for o in outputs))
 
 
 def in_double(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose float32 constants, inputs and outputs are float64."""
+    """A copy whose floating-point constants, casts, inputs and outputs are float64. Integers stay as they are."""
     double = onnx.ModelProto()
     double.CopyFrom(proto)
     for initializer in double.graph.initializer:
-        if initializer.data_type == TensorProto.FLOAT:
+        if initializer.data_type in ROUNDINGS:
             array = numpy_helper.to_array(initializer).astype(np.float64)
             initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    for attribute in (a for node in double.graph.node if node.op_type == "Cast" for a in node.attribute):
+        if attribute.name == "to" and attribute.i in ROUNDINGS:
+            attribute.i = TensorProto.DOUBLE
     for value in (*double.graph.input, *double.graph.output, *double.graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+        if value.type.tensor_type.elem_type in ROUNDINGS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return double
 
 
 def torch_in_double(module: "torch.nn.Module", rows: NDArray[Any]) -> tuple[Doubles, ...]:
     """All outputs of a PyTorch module for rows [rows, ...], computed in float64."""
-    return run_torch(copy.deepcopy(module).double(), np.asarray(rows, np.float64))
+    exact = rows if rows.dtype == np.uint8 else np.asarray(rows, np.float64)
+    outputs = run_torch(copy.deepcopy(module).double(), exact)
+    return tuple(np.asarray(output, np.float64) for output in outputs)
 
 
 def run_torch(module: "torch.nn.Module", rows: NDArray[Any]) -> tuple[NDArray[Any], ...]:

@@ -10,18 +10,18 @@ import onnx
 import tyro
 
 from export import parity
-from export.end_metric import end_metric
+from export.end_metric import end_metric, pairs
 from export.errors import ExportError
 from export.inputs import corner_images, random_images
 from export.ladder import Subject, climb
 from export.parity import Fact, NotRun, Report, compare
-from export.runtimes import PYTORCH, TORCHSCRIPT, one_thread, onnx_runtimes, pytorch, torchscript
+from export.runtimes import PYTORCH, TORCHSCRIPT, Runtime, one_thread, onnx_runtimes, pytorch, torchscript
 from export.truth import AGREEMENT, DoubleGraph
 from vaeport.errors import SelfTestError
 from vaeport.golden import Golden, has_golden, read_golden, self_test
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.manifest import Manifest
-from vaeport.package import Package, open_package, sha256_of
+from vaeport.package import Package, open_package, precision_of, role_of, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +67,13 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
         ExportError: the checkpoint is not one of the network that the manifest names.
     """
     package = open_package(path)
-    graphs = load_graphs(package, choose_device("cpu"), 1)  # with the rules of the graphs
+    names = list(package.manifest.graphs)
+    graphs = load_graphs(package, choose_device("cpu"), 1, names)  # with the rules of the graphs
     missing = _missing_for_pytorch(package.manifest)
     modules = {} if missing else _modules(package)
     report = Report()
     with one_thread():
-        subjects = {role: _subject(package, role, modules.get(role), run_torchscript) for role in graphs}
+        subjects = {name: _subject(package, name, modules.get(role_of(name)), run_torchscript) for name in names}
         report.not_run += [NotRun(PYTORCH, missing)] if missing else []
         for subject in subjects.values():
             report.add(climb(subject, None))
@@ -80,27 +81,41 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
         if not report.failed:
             spec = package.manifest.model
             images = np.concatenate([random_images(spec.image_shape)[:IMAGES], corner_images(spec.image_shape)])
-            report.add(end_metric(subjects["encoder"], subjects["decoder"], spec, images, "synthetic"))
+            for encoder, decoder in pairs(subjects):
+                report.add(end_metric(encoder, decoder, spec, images, "synthetic"))
         report.add(_golden(package, graphs, subjects))
     return report
 
 
-def _subject(package: Package, role: str, module: "torch.nn.Module | None", run_torchscript: bool) -> Subject:
-    spec = package.manifest.graphs[role]
+def _subject(package: Package, name: str, module: "torch.nn.Module | None", run_torchscript: bool) -> Subject:
+    """A graph, with the PyTorch module of its role if there is one here."""
+    spec = package.manifest.graphs[name]
     path = package.path / spec.path
     data = path.read_bytes()
-    runtimes, not_run = onnx_runtimes(path, data, spec)
-    if module is not None:
-        runtimes.append(pytorch(module))
+    precision = package.manifest.precisions.get(precision_of(name))
+    runtimes, not_run = onnx_runtimes(path, data, spec, cuda=precision is None or precision.target == "cuda")
+    if name == role_of(name):
+        scripted, not_scripted = _scripted(package, name, module is not None and run_torchscript)
+        runtimes, not_run = [*runtimes, *scripted], [*not_run, *not_scripted]
+        runtimes += [] if module is None else [pytorch(module)]
+    return Subject(name, onnx.load_from_string(data), spec, _equal(name, module), runtimes, not_run)
+
+
+def _equal(name: str, module: "torch.nn.Module | None") -> "torch.nn.Module | None":
+    if module is None:
+        return None
+    from export.variants import module_of  # torch
+
+    return module_of(name, module)
+
+
+def _scripted(package: Package, role: str, run: bool) -> tuple[list[Runtime], list[NotRun]]:
     script = package.path / "torchscript" / f"{role}.pt"
     if not script.exists():
-        not_run.append(NotRun(TORCHSCRIPT, "not in the package"))
-    elif module is None or not run_torchscript:
-        not_run.append(NotRun(TORCHSCRIPT, "it is code: --run-torchscript, if you trust the package"))
-    else:
-        scripted, not_scripted = torchscript(script)
-        runtimes, not_run = [*runtimes, *scripted], [*not_run, *not_scripted]
-    return Subject(role, onnx.load_from_string(data), spec, module, runtimes, not_run)
+        return [], [NotRun(TORCHSCRIPT, "not in the package")]
+    if not run:
+        return [], [NotRun(TORCHSCRIPT, "it is code: --run-torchscript, if you trust the package")]
+    return torchscript(script)
 
 
 def _missing_for_pytorch(manifest: Manifest) -> str | None:
@@ -151,7 +166,7 @@ def _origin(package: Package, subject: Subject) -> list[Fact]:
     if CHECKPOINT_PROPERTY not in said:
         return []
     digest = sha256_of(package.path / CHECKPOINT)
-    return [Fact("P0", subject.role, "onnx", CHECKPOINT_PROPERTY, digest, said[CHECKPOINT_PROPERTY])]
+    return [Fact("P0", subject.name, "onnx", CHECKPOINT_PROPERTY, digest, said[CHECKPOINT_PROPERTY])]
 
 
 def _golden(package: Package, graphs: Any, subjects: dict[str, Subject]) -> Report:
@@ -175,7 +190,7 @@ def _replay(package: Package, graphs: Any) -> str:
 def _recomputed(subject: Subject, golden: Golden) -> Report:
     """A golden truth that is not the graph's, or a limit that is not ours, would prove nothing."""
     judgement = DoubleGraph(subject.proto).judge(golden.rows)
-    where = {"graph": subject.role, "input": "golden", "batch": len(golden.rows), "rung": "P7"}
+    where = {"graph": subject.name, "input": "golden", "batch": len(golden.rows), "rung": "P7"}
     truth, limits = list(golden.truth.values()), list(golden.limits.values())
     report = compare(
         {**where, "runtime": "its truth"},

@@ -11,9 +11,9 @@ from serving.batching import Batcher
 from serving.engine import Engine
 from vaeport.errors import PackageError
 from vaeport.golden import has_golden, self_test
-from vaeport.graphs import Device, Graph, load_graphs
+from vaeport.graphs import Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
-from vaeport.package import Package, open_package, versions
+from vaeport.package import FP32, Package, open_package, versions
 from vaeport.results import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A package whose graphs are in memory and have passed the self-test on this machine."""
+    """A package whose graphs, by role, are in memory and have passed the self-test on this machine."""
 
     package: Package
     device: Device
@@ -37,10 +37,11 @@ class ServedModel:
     decoder: Batcher
 
 
-def load_models(folder: Path, device: Device, threads: int) -> list[LoadedModel]:
+def load_models(folder: Path, device: Device, threads: int, precision: str = FP32) -> list[LoadedModel]:
     """Load the newest version of every model in `folder`, sorted by name.
 
     Raises:
+        InvalidInputError: one has not that precision.
         PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
         SelfTestError: a graph does not give here what its golden vectors say.
     """
@@ -49,7 +50,7 @@ def load_models(folder: Path, device: Device, threads: int) -> list[LoadedModel]
     found = [path / str(numbers[-1]) for path in sorted(folder.iterdir()) if (numbers := versions(path))]
     if not found:
         raise PackageError(f"{folder}: no models here; make one with: python -m export RUN --to {folder}/NAME")
-    return [_load_model(path, device, threads) for path in found]
+    return [_load_model(path, device, threads, precision) for path in found]
 
 
 def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_queue_rows: int) -> ServedModel:
@@ -63,16 +64,17 @@ def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_
     return ServedModel(info, batchers["encoder"], batchers["decoder"])
 
 
-def _load_model(path: Path, device: Device, threads: int) -> LoadedModel:
+def _load_model(path: Path, device: Device, threads: int, precision: str) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
     if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
         raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
-    graphs = load_graphs(package, device, threads)
+    names = names_in_precision(manifest, precision)
+    graphs = load_graphs(package, device, threads, names.values())
     if has_golden(package):
         self_test(package, graphs)
     else:
         log.warning("%s: no golden vectors, so not self-tested: export the run again", path)
     for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
-        graphs[role](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
-    return LoadedModel(package, device, graphs)
+        graphs[names[role]](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
+    return LoadedModel(package, device, {role: graphs[name] for role, name in names.items()})

@@ -27,6 +27,9 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. cuda fails at the start where it cannot compute; auto takes it where it can, and says so."""
 
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """What to compute in. Every model must have it; the server never takes another by itself."""
+
     workers: int = 1
     """Processes that share the port. Each loads all models."""
 

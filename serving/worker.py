@@ -27,16 +27,19 @@ def run(
 
     Raises:
         PackageError: the models cannot be loaded.
+        InvalidInputError: a model has not the precision.
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
     """
     device = choose_device(settings.device)
     log.info("computing on %s: %s", device.provider, device.reason)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
-    models = load_models(settings.models, device, threads)
+    models = load_models(settings.models, device, threads, settings.precision)
     for model in models:
         manifest = model.package.manifest
-        log.info("loaded %s version %d, %s", manifest.name, manifest.version, model.package.digest)
+        log.info(
+            "loaded %s version %d in %s, %s", manifest.name, manifest.version, settings.precision, model.package.digest
+        )
     asyncio.run(_serve(settings, address, models, on_ready, signals))
 
 

@@ -96,9 +96,7 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
     config = run.config
     if config.autoencoder and options.samples:
         raise ConfigError("--samples: the run is a plain autoencoder: it has no posterior, and so no log-likelihood")
-    dataset = load(config, data_root)
-    if dataset.digest != run.description["data"]["digest"]:
-        raise RunError(f"{run.path}: {config.data} is not what it was when the run was made: its digest differs")
+    dataset = data_of(run, data_root)
     if setting_of(run) == "grey" and options.samples and not options.grey_log_likelihood:
         raise ConfigError(
             "--samples: the targets of this run are grey pixels: importance weighting gives the likelihood of nothing; "
@@ -110,6 +108,19 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
     if options.lasting:
         _keep(run.path, result)
     return result
+
+
+def data_of(run: Run, data_root: Path) -> Dataset:
+    """The data of a run, loaded again.
+
+    Raises:
+        DataError: they are not there, or cannot be read.
+        RunError: they are other data now.
+    """
+    dataset = load(run.config, data_root)
+    if dataset.digest != run.description["data"]["digest"]:
+        raise RunError(f"{run.path}: {run.config.data} is not what it was when the run was made: its digest differs")
+    return dataset
 
 
 def setting_of(run: Run) -> str:

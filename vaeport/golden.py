@@ -22,7 +22,7 @@ from vaeport.package import GoldenInvalidError, Package, check_digest
 GOLDEN_NAME = "golden.safetensors"
 GOLDEN_MAX_BYTES = 1 << 28
 HEADER_MAX_BYTES = 1 << 20
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "U8": np.dtype("u1")}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -32,12 +32,12 @@ class Golden:
     """The golden vectors of one graph.
 
     Attributes:
-        rows: the input, float32 [rows, ...].
+        rows: the input [rows, ...], of the graph's dtype.
         truth: each output in float64, by name.
         limits: how far each element may be from it, of the same shape.
     """
 
-    rows: NDArray[np.float32]
+    rows: NDArray[np.float32] | NDArray[np.uint8]
     truth: Mapping[str, NDArray[np.float64]]
     limits: Mapping[str, NDArray[np.float64]]
 
@@ -52,23 +52,24 @@ def self_test(package: Package, graphs: Mapping[str, Graph]) -> None:
 
     Args:
         package: an opened package.
-        graphs: of it, by role, as `vaeport.graphs.load_graphs` made them.
+        graphs: of it, by name, as `vaeport.graphs.load_graphs` made them.
 
     Raises:
         SelfTestError: the package has none, or an output is further off than its limit; the text has the worst place.
         GoldenInvalidError: the file is not what the format says.
         DigestMismatchError: it has changed since the package was opened.
     """
-    for role, golden in read_golden(package).items():
-        graph = graphs[role]
+    vectors = read_golden(package)
+    for name, graph in graphs.items():
+        golden = vectors[name]
         alone = zip(*(graph(golden.rows[i : i + 1]) for i in range(len(golden.rows))), strict=True)
         for how, outputs in (("", graph(golden.rows)), (", row by row", tuple(map(np.concatenate, alone)))):
-            for name, got in zip(graph.outputs, outputs, strict=True):
-                _compare(f"{package.path}: {role}.{name}{how}", got, golden.truth[name], golden.limits[name])
+            for output, got in zip(graph.outputs, outputs, strict=True):
+                _compare(f"{package.path}: {name}.{output}{how}", got, golden.truth[output], golden.limits[output])
 
 
 def read_golden(package: Package) -> dict[str, Golden]:
-    """The golden vectors by role; see `self_test` for the errors."""
+    """The golden vectors by the name of their graph; see `self_test` for the errors."""
     if not has_golden(package):
         raise SelfTestError(f"{package.path}: holds no {GOLDEN_NAME}: export the run again")
     entry = next(entry for entry in package.manifest.files if entry.path == GOLDEN_NAME)
@@ -79,20 +80,20 @@ def read_golden(package: Package) -> dict[str, Golden]:
     check_digest(path, hashlib.sha256(data).hexdigest(), entry)
     try:
         tensors = parse_safetensors(data)
-        return {role: _golden_of(role, spec, tensors) for role, spec in package.manifest.graphs.items()}
+        return {name: _golden_of(name, spec, tensors) for name, spec in package.manifest.graphs.items()}
     except KeyError as error:
         raise GoldenInvalidError(f"{path}: missing {error}") from error
     except ValueError as error:
         raise GoldenInvalidError(f"{path}: {error}") from error
 
 
-def tensor_names(role: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The names in the file: of the input, and by output of its truth and its limit."""
+def tensor_names(graph: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The names in the file: of the graph's input, and by output of its truth and its limit."""
     outputs = [output.name for output in spec.outputs]
     return (
-        f"{role}/{spec.inputs[0].name}",
-        {name: f"{role}/{name}/truth" for name in outputs},
-        {name: f"{role}/{name}/limit" for name in outputs},
+        f"{graph}/{spec.inputs[0].name}",
+        {name: f"{graph}/{name}/truth" for name in outputs},
+        {name: f"{graph}/{name}/limit" for name in outputs},
     )
 
 
@@ -130,31 +131,31 @@ def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> NDArray[Any]:
     return tensor
 
 
-def _golden_of(role: str, spec: GraphSpec, tensors: Tensors) -> Golden:
-    name, truth, limits = tensor_names(role, spec)
-    rows = tensors[name]
-    _check_shape(name, rows, len(rows), spec.inputs[0].shape[1:], np.float32)
+def _golden_of(graph: str, spec: GraphSpec, tensors: Tensors) -> Golden:
+    name, truth, limits = tensor_names(graph, spec)
+    rows, dtype = tensors[name], np.dtype(spec.inputs[0].dtype)
+    _check_shape(name, rows, (*rows.shape[:1], *spec.inputs[0].shape[1:]), dtype)
     if not len(rows):
         raise ValueError(f"{name}: no rows")
     for output in spec.outputs:
         for tensor in (truth[output.name], limits[output.name]):
-            _check_shape(tensor, tensors[tensor], len(rows), output.shape[1:], np.float64)
+            _check_shape(tensor, tensors[tensor], (len(rows), *output.shape[1:]), np.dtype(np.float64))
     return Golden(
-        rows.astype(np.float32),
+        rows.astype(dtype),
         {output: tensors[key] for output, key in truth.items()},
         {output: tensors[key] for output, key in limits.items()},
     )
 
 
-def _check_shape(name: str, tensor: NDArray[Any], rows: int, shape: tuple[str | int, ...], dtype: type) -> None:
-    if tensor.shape != (rows, *shape) or tensor.dtype != dtype:
-        expected = f"{np.dtype(dtype).name} {[rows, *shape]}"
+def _check_shape(name: str, tensor: NDArray[Any], shape: tuple[str | int, ...], dtype: np.dtype[Any]) -> None:
+    if tensor.shape != shape or tensor.dtype != dtype:
+        expected = f"{dtype.name} {list(shape)}"
         raise ValueError(f"{name}: expected {expected}, got {tensor.dtype} {list(tensor.shape)}")
     if not np.isfinite(tensor).all():
         raise ValueError(f"{name}: a number that is not finite")
 
 
-def _compare(where: str, got: NDArray[np.float32], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
+def _compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
     error = np.abs(got.astype(np.float64) - truth)
     excess = np.where(np.isnan(error), np.inf, error - limits)
     index = np.unravel_index(np.argmax(excess), excess.shape)

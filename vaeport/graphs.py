@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeport.errors import DeviceError
-from vaeport.manifest import GraphSpec, TensorSpec
-from vaeport.package import GraphRuleError, Package, check_digest
+from vaeport.errors import DeviceError, InvalidInputError
+from vaeport.manifest import GraphSpec, Manifest, TensorSpec
+from vaeport.package import FP32, ROLES, GraphRuleError, Package, check_digest, graph_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,8 +36,9 @@ MAX_IR_VERSION = 13
 # What an encoder or decoder is made of, and the proof has a limit for (export/limits.py). ONNX Runtime has hundreds
 # more; each is code that a stranger's package would reach.
 OPERATORS = frozenset(
-    {"Add", "Clip", "Conv", "ConvTranspose", "Expand", "Flatten", "Gemm", "Identity", "LeakyRelu", "MatMul"}
-    | {"Relu", "Reshape", "Shape", "Sigmoid", "Softplus", "Sub", "Tanh", "Transpose"}
+    {"Add", "Cast", "Clip", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Expand", "Flatten", "Gemm"}
+    | {"Identity", "LeakyRelu", "MatMul", "Mul", "QuantizeLinear", "Relu", "Reshape", "Round", "Shape", "Sigmoid"}
+    | {"Softplus", "Sub", "Tanh", "Transpose"}
 )
 
 # An encoder or decoder computes the same from the same input. Sampling is the caller's, with a seed (vaeport.prior).
@@ -67,8 +68,11 @@ class Graph:
         self._input = spec.inputs[0].name
         self.outputs = tuple(output.name for output in spec.outputs)
 
-    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """Compute all outputs, in the order of the manifest, for float32 rows [rows, ...]. Releases the GIL."""
+    def __call__(self, rows: NDArray[np.float32] | NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+        """Compute all outputs, in the manifest's order and dtypes, for rows [rows, ...] of the input's dtype.
+
+        Releases the GIL.
+        """
         return tuple(self._session.run(self.outputs, {self._input: rows}))
 
     @property
@@ -104,13 +108,27 @@ def choose_device(requested: DeviceName) -> Device:
     return Device(CPU_PROVIDER, f"no CUDA: {missing}")
 
 
-def load_graphs(package: Package, device: Device, threads: int) -> dict[str, Graph]:
-    """Sessions for the graphs of a package, by role, after the graph rules have been checked.
+def names_in_precision(manifest: Manifest, precision: str) -> dict[str, str]:
+    """The names of the graphs that compute in a precision, by role.
+
+    Raises:
+        InvalidInputError: the package has it not.
+    """
+    there = (FP32, *manifest.precisions)
+    if precision not in there:
+        name = f"{manifest.name} version {manifest.version}"
+        raise InvalidInputError.of("precision", expected=f"what {name} has: {', '.join(there)}", got=precision)
+    return {role: graph_name(role, precision) for role in ROLES}
+
+
+def load_graphs(package: Package, device: Device, threads: int, names: "Iterable[str]" = ROLES) -> dict[str, Graph]:
+    """Sessions for graphs of a package, by name, after the graph rules have been checked.
 
     Args:
         package: an opened package.
         device: from `choose_device`.
         threads: for one graph on the CPU; a CUDA session needs one.
+        names: of the graphs in the manifest.
 
     Raises:
         DigestMismatchError: a file has changed since the package was opened.
@@ -119,11 +137,12 @@ def load_graphs(package: Package, device: Device, threads: int) -> dict[str, Gra
     """
     listed = {entry.path: entry for entry in package.manifest.files}
     graphs = {}
-    for role, spec in package.manifest.graphs.items():
+    for name in names:
+        spec = package.manifest.graphs[name]
         path = package.path / spec.path
         data = path.read_bytes()  # once: what is checked is what computes
         check_digest(path, hashlib.sha256(data).hexdigest(), listed[spec.path])
-        graphs[role] = load_graph(path, data, spec, device, threads)
+        graphs[name] = load_graph(path, data, spec, device, threads)
     return graphs
 
 

@@ -7,7 +7,7 @@
 import json
 import math
 import types
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 FORMAT = "vaeport/1"
@@ -65,7 +65,7 @@ class TensorSpec:
     """An input or output of a graph. A string in `shape` is a symbolic axis."""
 
     name: str
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "uint8"]
     shape: tuple[str | int, ...]
 
 
@@ -78,6 +78,25 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     opset: int
     ir_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionSpec:
+    """What it costs to compute in another precision than fp32. Changes are against fp32, both in exact arithmetic.
+
+    Attributes:
+        target: the device it is for.
+        elbo_change: the mean over the held-out images of |ELBO - ELBO in fp32|, in nats per image.
+        elbo_limit: what elbo_change should not exceed, in nats per image.
+        image_change: the root mean square difference of the reconstructions, of pixels in [0, 1].
+        speed_measured: whether it was compared with fp32 on its target before it was published.
+    """
+
+    target: Literal["cpu", "cuda"]
+    elbo_change: float
+    elbo_limit: float
+    image_change: float
+    speed_measured: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +118,11 @@ class Manifest:
         version: a positive integer.
         model: what the graphs compute.
         preprocessing: from an image file to the encoder's input.
-        graphs: "encoder" and "decoder".
+        graphs: "encoder" and "decoder", and variants of the two; vaeport.package.graph_name says how they are called.
         training: a summary of the run, with its metrics; no time, host or duration.
         parity: the summary of parity.json.
         files: every file but the manifest, sorted by path.
+        precisions: those besides fp32, by name.
     """
 
     format: str
@@ -114,6 +134,7 @@ class Manifest:
     training: dict[str, Any]
     parity: dict[str, Any]
     files: tuple[FileEntry, ...]
+    precisions: dict[str, PrecisionSpec] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Deterministic bytes: sorted keys, two spaces, ASCII, a newline at the end."""

@@ -11,9 +11,9 @@ from vaeport import golden
 from vaeport._version import __version__
 from vaeport.arrays import as_images, as_latents, to_float
 from vaeport.errors import InvalidInputError
-from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, usable_cores
+from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, names_in_precision, usable_cores
 from vaeport.manifest import MANIFEST_NAME
-from vaeport.package import Package, newest, open_package
+from vaeport.package import FP32, Package, newest, open_package
 from vaeport.prior import Draw
 from vaeport.results import Encoding, ModelInfo, ServerInfo
 
@@ -21,7 +21,12 @@ CHUNK_ROWS = 1024  # bounds the activations of one run; the results do not depen
 
 
 def load(
-    path: str | os.PathLike[str], *, device: DeviceName = "cpu", threads: int = 0, self_test: bool = False
+    path: str | os.PathLike[str],
+    *,
+    device: DeviceName = "cpu",
+    threads: int = 0,
+    precision: str = FP32,
+    self_test: bool = False,
 ) -> "Model":
     """Open a package and check its digests and graphs.
 
@@ -29,10 +34,11 @@ def load(
         path: a package, `models/<name>/<version>`, or `models/<name>` for its newest version.
         device: "cpu", "cuda", or "auto" for CUDA where it can compute.
         threads: CPU threads of one call; 0 means all the cores this process may use.
+        precision: "fp32", or another that the package has: "fp16" is for CUDA, "int8" for the CPU.
         self_test: replay the package's golden vectors first, to see that this machine computes what was proven.
 
     Raises:
-        InvalidInputError: a negative number of threads.
+        InvalidInputError: a negative number of threads, or a precision that the package has not.
         PackageError: the folder breaks a rule of the format.
         DeviceError: ONNX Runtime is not installed, or the device cannot compute.
         SelfTestError: with `self_test`, an output is further off than its limit, or the package has no golden vectors.
@@ -44,10 +50,11 @@ def load(
         folder = newest(folder)
     package = open_package(folder)
     chosen = choose_device(device)
-    graphs = load_graphs(package, chosen, threads or usable_cores())
+    names = names_in_precision(package.manifest, precision)
+    graphs = load_graphs(package, chosen, threads or usable_cores(), names.values())
     if self_test:
         golden.self_test(package, graphs)
-    return Model(package, graphs, chosen)
+    return Model(package, {role: graphs[name] for role, name in names.items()}, chosen)
 
 
 class Model:

@@ -20,7 +20,7 @@ The digest and manifest rules need nothing but the standard library. A reader ne
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vaeport.errors import PackageError
@@ -38,7 +38,8 @@ from vaeport.manifest import (
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_VERSION = 999_999_999  # nine digits
-GRAPH_ROLES = ("decoder", "encoder")
+ROLES = ("encoder", "decoder")
+FP32, PRECISIONS = "fp32", ("fp32", "fp16", "int8")
 BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
 MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
 
@@ -150,17 +151,46 @@ def newest(folder: str | os.PathLike[str]) -> Path:
     return Path(folder) / str(found[-1])
 
 
-def signature(role: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The inputs and outputs that the graph of a role must have."""
+def graph_name(role: str, precision: str = FP32, *, uint8: bool = False) -> str:
+    """The name of a graph in the manifest: "encoder", "encoder.uint8", "decoder.fp16", "decoder.fp16.uint8", ...
 
-    def tensor(name: str, *shape: int) -> TensorSpec:
+    Args:
+        role: of ROLES.
+        precision: of PRECISIONS, inside the graph.
+        uint8: whether images enter or leave it as bytes.
+    """
+    return ".".join([role, *([] if precision == FP32 else [precision]), *(["uint8"] if uint8 else [])])
+
+
+def role_of(name: str) -> str:
+    """ "encoder" or "decoder", of a graph's name."""
+    return name.partition(".")[0]
+
+
+def precision_of(name: str) -> str:
+    """Of PRECISIONS, of a graph's name."""
+    return next((part for part in name.split(".") if part in PRECISIONS), FP32)
+
+
+def has_bytes(name: str) -> bool:
+    """Whether images enter or leave the graph of that name as uint8."""
+    return name.endswith(".uint8")
+
+
+def signature(name: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs that the graph of that name must have."""
+
+    def floats(name: str, *shape: int) -> TensorSpec:
         return TensorSpec(name, "float32", (BATCH_AXIS, *shape))
 
-    image, latent = model.image_shape, model.latent_dim
-    if role == "encoder":
-        return (tensor("image", *image),), (tensor("mean", latent), tensor("log_var", latent))
-    parameters = tensor("logits" if model.likelihood == "bernoulli" else "mean", *image)
-    return (tensor("latent", latent),), (tensor("image", *image), parameters)
+    image, latent = floats("image", *model.image_shape), model.latent_dim
+    pixels = replace(image, dtype="uint8") if has_bytes(name) else image
+    if role_of(name) == "encoder":
+        return (pixels,), (floats("mean", latent), floats("log_var", latent))
+    if has_bytes(name):
+        return (floats("latent", latent),), (pixels,)
+    parameters = replace(image, name="logits" if model.likelihood == "bernoulli" else "mean")
+    return (floats("latent", latent),), (image, parameters)
 
 
 def sha256_of(path: Path) -> str:
@@ -222,16 +252,28 @@ def _check_values(manifest: Manifest) -> None:
         raise ManifestFieldError(f"manifest.preprocessing: gives {shape}, the model takes {model.image_shape}")
     if not manifest.preprocessing.scale > 0:
         raise ManifestFieldError(f"manifest.preprocessing.scale: must be positive, got {manifest.preprocessing.scale}")
-    if tuple(sorted(manifest.graphs)) != GRAPH_ROLES:
-        raise ManifestFieldError(f"manifest.graphs: expected {list(GRAPH_ROLES)}, got {sorted(manifest.graphs)}")
+    _check_graph_names(manifest)
     listed = [entry.path for entry in manifest.files]
     if listed != sorted(set(listed)):
         raise ManifestFieldError("manifest.files: paths must be sorted and unique")
-    for role, graph in manifest.graphs.items():
+    for name, graph in manifest.graphs.items():
         if graph.path not in listed:
-            raise ManifestFieldError(f"manifest.graphs.{role}.path: {graph.path!r} is not in manifest.files")
-        if (graph.inputs, graph.outputs) != signature(role, model):
-            raise ManifestFieldError(f"manifest.graphs.{role}: inputs and outputs are not those of manifest.model")
+            raise ManifestFieldError(f"manifest.graphs.{name}.path: {graph.path!r} is not in manifest.files")
+        if (graph.inputs, graph.outputs) != signature(name, model):
+            raise ManifestFieldError(f"manifest.graphs.{name}: inputs and outputs are not those of manifest.model")
+
+
+def _check_graph_names(manifest: Manifest) -> None:
+    """Each precision has both roles; with uint8 edges it has both or neither."""
+    if unknown := sorted(manifest.precisions.keys() - set(PRECISIONS[1:])):
+        raise ManifestFieldError(f"manifest.precisions: expected {', '.join(PRECISIONS[1:])}, got {', '.join(unknown)}")
+    expected: list[str] = []
+    for precision in (FP32, *manifest.precisions):
+        expected += [graph_name(role, precision) for role in ROLES]
+        with_bytes = [graph_name(role, precision, uint8=True) for role in ROLES]
+        expected += with_bytes if manifest.graphs.keys() & set(with_bytes) else []
+    if sorted(manifest.graphs) != sorted(expected):
+        raise ManifestFieldError(f"manifest.graphs: expected {sorted(expected)}, got {sorted(manifest.graphs)}")
 
 
 def _check_paths(folder: Path, manifest: Manifest) -> None:

@@ -32,8 +32,8 @@ REAL = {"encoder": IMAGES, "decoder": np.random.default_rng(2).standard_normal((
 
 
 def subject_of(role: Any, proto: onnx.ModelProto) -> Subject:
-    spec, data = graph_spec(role, proto), proto.SerializeToString()
-    runtimes, not_run = onnx_runtimes(Path(role.path), data, spec)
+    spec, data = graph_spec(f"{role.name}.onnx", proto), proto.SerializeToString()
+    runtimes, not_run = onnx_runtimes(Path(spec.path), data, spec)
     return Subject(role.name, proto, spec, role.module, [pytorch(role.module), *runtimes], not_run)
 
 

@@ -19,7 +19,7 @@ import vaeport
 from serving.models import load_models
 from vaeport.golden import GOLDEN_NAME, parse_safetensors, read_golden, self_test
 from vaeport.graphs import Graph, choose_device, load_graphs
-from vaeport.package import GoldenInvalidError, open_package
+from vaeport.package import ROLES, GoldenInvalidError, open_package
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -58,7 +58,7 @@ def test_our_reader_reads_what_safetensors_reads(package: Path) -> None:
     expected, found = reference_load(data), parse_safetensors(data)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
-    assert {tensor.dtype.name for tensor in found.values()} == {"float32", "float64"}
+    assert {tensor.dtype.name for tensor in found.values()} == {"float32", "float64", "uint8"}
 
 
 def test_the_vectors_are_synthetic_and_reach_the_corners(package: Path) -> None:
@@ -66,7 +66,8 @@ def test_the_vectors_are_synthetic_and_reach_the_corners(package: Path) -> None:
     assert golden["encoder"].rows.shape == (8, 1, 8, 8)
     assert {0.0, 1.0} <= {float(row.min()) for row in golden["encoder"].rows}
     assert np.abs(golden["decoder"].rows).max() == 10.0
-    assert all((limit > 0).all() for part in golden.values() for limit in part.limits.values())
+    assert all((limit > 0).all() for role in ROLES for limit in golden[role].limits.values())
+    assert set(np.unique(golden["decoder.uint8"].limits["image"])) <= {0.0, 1.0}  # equal, or off by one at an edge
 
 
 @pytest.mark.parametrize("output", ["encoder/mean", "encoder/log_var", "decoder/image", "decoder/logits"])

@@ -13,6 +13,8 @@ from vaeport import package as rules
 from vaeport.errors import PackageError
 from vaeport.package import newest, open_package, versions
 
+PRECISION = {"target": "cpu", "elbo_change": 0.1, "elbo_limit": 1.0, "image_change": 0.1, "speed_measured": True}
+
 
 @pytest.fixture
 def copy(package: Path, tmp_path: Path) -> Path:
@@ -120,7 +122,12 @@ def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]]
             lambda v: v["model"].update(likelihood="gaussian", sigma=0.1),
             "graphs.decoder: inputs and outputs are not those of manifest.model",
         ),
-        (lambda v: v["graphs"].pop("decoder"), r"manifest.graphs: expected \['decoder', 'encoder'\]"),
+        (lambda v: v["graphs"].pop("decoder"), r"manifest.graphs: expected \['decoder', 'decoder.uint8', .*got"),
+        (lambda v: v["graphs"].pop("decoder.uint8"), r"manifest.graphs: expected \['decoder', 'decoder.uint8', .*got"),
+        (lambda v: v["graphs"].update({"encoder.int8": v["graphs"]["encoder"]}), r"got \[.*'encoder.int8'"),
+        (lambda v: v["precisions"].update(int8=PRECISION), r"manifest.graphs: expected \[.*'decoder.int8'"),
+        (lambda v: v["precisions"].update(bf16=PRECISION), "manifest.precisions: expected fp16, int8, got bf16"),
+        (lambda v: v["precisions"].update(int8={**PRECISION, "target": "tpu"}), "precisions.int8.target: expected one"),
         (lambda v: v["graphs"]["decoder"].update(path="none.onnx"), "is not in manifest.files"),
         (lambda v: v["files"].reverse(), "sorted and unique"),
         (lambda v: v["files"].append(v["files"][-1]), "sorted and unique"),

@@ -1,0 +1,142 @@
+"""What another precision costs and gains, and whether it may be published.
+
+A variant that is slower than fp32 on its own target, that changes the ELBO by more than its limit, or whose speed
+could not be measured, is published only with --force.
+"""
+
+import statistics
+import timeit
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.end_metric import exact_elbo
+from export.errors import ExportError
+from export.inputs import Rows, random_images, random_latents
+from export.ladder import Subject
+from export.runtimes import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from export.truth import DoubleGraph
+from export.variants import TARGETS
+from vaeport.manifest import ModelSpec, PrecisionSpec
+from vaeport.package import FP32, PRECISIONS, graph_name
+
+# Of the ELBO's mean absolute change, in nats per pixel and channel. On MNIST that are 0.08 and 1.6 nats per image: far
+# below, and about, what distinguishes one published model from the next.
+ELBO_LIMITS = {"fp16": 1e-4, "int8": 2e-3}
+
+TIMED_ROWS, TIMED_ROUNDS, TIMED_RUNS = 64, 9, 5
+Pair = tuple[Subject, Subject]  # encoder and decoder of one precision
+RUNTIMES = {"cpu": ONNXRUNTIME_CPU, "cuda": ONNXRUNTIME_CUDA}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A precision that was asked for.
+
+    Attributes:
+        spec: its entry in the manifest.
+        speedup: seconds of fp32 by its own, for both graphs on its target; None where that is not here. It is of this
+            machine, and so stands in the receipt, not in the package.
+        objections: why it should not be published, for people.
+    """
+
+    spec: PrecisionSpec
+    speedup: float | None
+    objections: tuple[str, ...]
+
+
+def parse_precisions(text: str) -> list[str]:
+    """ "fp32,int8" as a list.
+
+    Raises:
+        ExportError: an unknown one, one twice, or not fp32 first.
+    """
+    chosen = text.split(",")
+    if chosen[0] != FP32 or len(set(chosen)) != len(chosen) or not set(chosen) <= set(PRECISIONS):
+        raise ExportError(f"--precisions: expected fp32, and after it any of fp16,int8, got {text or 'nothing'}")
+    return chosen
+
+
+def measure(precision: str, subjects: Mapping[str, Subject], model: ModelSpec, images: Rows) -> Measured:
+    """Compare a precision with fp32.
+
+    Args:
+        precision: of TARGETS.
+        subjects: all graphs, by name.
+        model: of the manifest.
+        images: held-out ones, float32 [rows, C, H, W] in [0, 1].
+    """
+    plain, other = _pair(subjects, FP32), _pair(subjects, precision)
+    change = np.abs(exact_elbo(*other, model, images) - exact_elbo(*plain, model, images)).mean()
+    pixels = _reconstructions(*other, images) - _reconstructions(*plain, images)
+    ratio = speedup(plain, other, RUNTIMES[TARGETS[precision]])
+    spec = PrecisionSpec(
+        target=TARGETS[precision],
+        elbo_change=float(change),
+        elbo_limit=ELBO_LIMITS[precision] * float(np.prod(model.image_shape)),
+        image_change=float(np.sqrt(np.mean(pixels**2))),
+        speed_measured=ratio is not None,
+    )
+    return Measured(spec, ratio, tuple(_objections(precision, spec, ratio)))
+
+
+def speedup(plain: Pair, other: Pair, runtime: str) -> float | None:
+    """The median of the seconds of `plain` by that of `other`, measured in turn; None if they do not run there."""
+    if not all(_runs_in(runtime, subject) for subject in (*plain, *other)):
+        return None
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(TIMED_ROUNDS):
+        for pair, times in zip((plain, other), seconds, strict=True):
+            times.append(sum(_seconds(subject, runtime) for subject in pair))
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
+def require(measured: Mapping[str, Measured], *, force: bool) -> None:
+    """Raise ExportError for objections, unless they are overruled."""
+    objections = [text for one in measured.values() for text in one.objections]
+    if objections and not force:
+        raise ExportError("\n".join([*objections, "nothing is written; --force publishes it all the same"]))
+
+
+def receipt(measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """What was measured on this machine, for the file beside the package."""
+    return {
+        name: {"speedup": one.speedup, "rows": TIMED_ROWS, "overruled": list(one.objections)}
+        for name, one in measured.items()
+    }
+
+
+def _pair(subjects: Mapping[str, Subject], precision: str) -> Pair:
+    return subjects[graph_name("encoder", precision)], subjects[graph_name("decoder", precision)]
+
+
+def _runs_in(name: str, subject: Subject) -> bool:
+    return any(runtime.name == name for runtime in subject.runtimes)
+
+
+def _seconds(subject: Subject, name: str) -> float:
+    """Of the fastest of a few runs: what disturbs a run makes it slower, never faster."""
+    run = next(runtime.run for runtime in subject.runtimes if runtime.name == name)
+    make = random_images if subject.role == "encoder" else random_latents
+    rows = make(subject.row_shape)[:TIMED_ROWS]
+    return min(timeit.repeat(lambda: run(rows), number=1, repeat=TIMED_RUNS))
+
+
+def _reconstructions(encoder: Subject, decoder: Subject, images: Rows) -> Any:
+    """In float64, [rows, C, H, W]."""
+    mean = DoubleGraph(encoder.proto).judge(images).truth[0]
+    return DoubleGraph(decoder.proto).judge(mean).truth[0]
+
+
+def _objections(precision: str, spec: PrecisionSpec, ratio: float | None) -> list[str]:
+    found = []
+    if spec.elbo_change > spec.elbo_limit:
+        figures = f"expected at most {spec.elbo_limit:.3g} nats per image, got {spec.elbo_change:.3g}"
+        found.append(f"{precision}: it changes the ELBO: {figures}")
+    if ratio is None:
+        found.append(f"{precision}: it is for {spec.target}, and its speed cannot be measured here")
+    elif ratio < 1.0:
+        found.append(f"{precision}: it is slower than fp32 on this machine: {ratio:.2f} times its speed")
+    return found
