@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -14,11 +15,12 @@ from typing import Any
 
 import onnx
 
+from export.bom import BOM_NAME, bill_of_materials
 from export.card import model_card
-from export.errors import VersionExistsError
+from export.errors import ExportError, VersionExistsError
 from vaeport.graphs import usable_cores
 from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
-from vaeport.package import open_package, sha256_of, versions
+from vaeport.package import Package, check_digest, open_package, sha256_of, versions
 
 
 @contextlib.contextmanager
@@ -49,6 +51,37 @@ def write_receipt(package: Path, measured: dict[str, Any]) -> None:
 def next_version(parent: Path) -> int:
     """One more than the newest version in `models/<name>/`."""
     return max(versions(parent), default=0) + 1
+
+
+def read_graph(package: Package, role: str) -> bytes:
+    """The ONNX file of a graph, as it was when the package was opened.
+
+    Raises:
+        DigestMismatchError: it has changed since.
+    """
+    path = package.path / package.manifest.graphs[role].path
+    data = path.read_bytes()
+    entry = next(entry for entry in package.manifest.files if entry.path == package.manifest.graphs[role].path)
+    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
+    return data
+
+
+def refuse_existing(*targets: Path) -> None:
+    """Raise ExportError, before any work, if one of these is there already."""
+    for target in targets:
+        if os.path.lexists(target):
+            raise ExportError(f"{target}: is there already; remove it first")
+
+
+def place(staged: Path, target: Path) -> None:
+    """Rename a finished folder to `target`, for everyone to read.
+
+    Raises:
+        ExportError: it is there already.
+    """
+    refuse_existing(target)
+    staged.chmod(0o755)  # mkdtemp makes it private
+    staged.rename(target)
 
 
 def publish(staged: Path, parent: Path, manifest: Manifest, *, exactly: bool) -> Path:
@@ -86,14 +119,17 @@ def publish(staged: Path, parent: Path, manifest: Manifest, *, exactly: bool) ->
 
 
 def _complete(staged: Path, manifest: Manifest) -> None:
-    (staged / MANIFEST_NAME).unlink(missing_ok=True)
+    for name in (MANIFEST_NAME, BOM_NAME):
+        (staged / name).unlink(missing_ok=True)
     for graph in manifest.graphs.values():
         _stamp(staged / graph.path, {"vaeport.name": manifest.name, "vaeport.version": str(manifest.version)})
     (staged / "README.md").write_text(model_card(manifest))
-    paths = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
-    entries = tuple(FileEntry(p, (staged / p).stat().st_size, sha256_of(staged / p)) for p in paths)
-    (staged / MANIFEST_NAME).write_bytes(replace(manifest, files=entries).to_json())
-    for path in [*paths, MANIFEST_NAME]:
+    paths = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
+    entries = [_entry(staged, path) for path in sorted(paths)]
+    write_json(staged / BOM_NAME, bill_of_materials(replace(manifest, files=tuple(entries))))
+    entries = sorted([*entries, _entry(staged, BOM_NAME)], key=lambda entry: entry.path)
+    (staged / MANIFEST_NAME).write_bytes(replace(manifest, files=tuple(entries)).to_json())
+    for path in [*paths, BOM_NAME, MANIFEST_NAME]:
         (staged / path).chmod(0o644)
         _sync(staged / path)
     for folder in (*(path for path in staged.rglob("*") if path.is_dir()), staged):
@@ -108,6 +144,10 @@ def _stamp(path: Path, properties: dict[str, str]) -> None:
     known = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, dict(sorted((known | properties).items())))
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _entry(folder: Path, path: str) -> FileEntry:
+    return FileEntry(path, (folder / path).stat().st_size, sha256_of(folder / path))
 
 
 def _sync(path: Path) -> None:

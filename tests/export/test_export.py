@@ -36,7 +36,7 @@ def test_the_package_says_what_it_is(package: Path) -> None:
     graphs = ["decoder.onnx", "decoder.uint8.onnx", "encoder.onnx", "encoder.uint8.onnx"]
     tensors = ["checkpoint.safetensors", "golden.safetensors"]
     scripts = ["torchscript/decoder.pt", "torchscript/encoder.pt"]
-    assert listed == sorted(["README.md", *graphs, *tensors, *scripts, "parity.json"])
+    assert listed == sorted(["README.md", "bom.cdx.json", *graphs, *tensors, *scripts, "parity.json"])
     card = (package / "README.md").read_text()
     assert "digits, version 1" in card
     assert f"{manifest.training['metrics']['test_loss']:.2f} nats" in card
