@@ -1,5 +1,6 @@
-"""`python -m export`: the command that makes a package from a run; `verify PACKAGE` the one that repeats its proof."""
+"""`python -m export`: the command that makes a package from a run. COMMANDS has those that take a package."""
 
+import importlib
 import os
 import sys
 from dataclasses import dataclass
@@ -12,11 +13,19 @@ from export.errors import ExportError
 from vaeport.errors import VaeportError
 
 DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
+COMMANDS = {  # each is imported when it is asked for: some need no torch, some no onnx
+    "verify": ("export.verify", "verify_command"),
+    "triton": ("export.triton", "triton_command"),
+    "onnx-tests": ("export.onnx_tests", "onnx_tests_command"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Make a package of a run: graphs that are compared with PyTorch first. Prints the folder of the new version."""
+    """Make a package of a run: graphs that are compared with PyTorch first. Prints the folder of the new version.
+
+    Commands that take a package, each with its own --help: verify, triton, onnx-tests.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run directory that training left behind."""
@@ -41,12 +50,11 @@ class Options:
 
 
 def main() -> int:
-    """Parse the options, export or verify, and return the exit status."""
+    """Parse the options, export or run the command that is named, and return the exit status."""
     try:
-        if sys.argv[1:2] == ["verify"]:
-            from export.verify import verify_command
-
-            verify_command(sys.argv[2:])
+        if command := COMMANDS.get(next(iter(sys.argv[1:]), "")):
+            module, function = command
+            getattr(importlib.import_module(module), function)(sys.argv[2:])
         else:
             _export(tyro.cli(Options, prog="python -m export"))
     except (ExportError, VaeportError, OSError) as error:
