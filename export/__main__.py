@@ -17,6 +17,8 @@ COMMANDS = {  # each is imported when it is asked for: some need no torch, some 
     "verify": ("export.verify", "verify_command"),
     "triton": ("export.triton", "triton_command"),
     "onnx-tests": ("export.onnx_tests", "onnx_tests_command"),
+    "sign": ("export.sign", "sign_command"),
+    "verify-signature": ("export.sign", "verify_signature_command"),
 }
 
 
@@ -24,7 +26,7 @@ COMMANDS = {  # each is imported when it is asked for: some need no torch, some 
 class Options:
     """Make a package of a run: graphs that are compared with PyTorch first. Prints the folder of the new version.
 
-    Commands that take a package, each with its own --help: verify, triton, onnx-tests.
+    Commands that take a package, each with its own --help: verify, triton, onnx-tests, sign, verify-signature.
     """
 
     run: Annotated[Path, tyro.conf.Positional]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import ServerProcess
+from tests.support import ServerProcess, write_keys
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +64,12 @@ def two_models(models: Path, colour_run: Path, tmp_path_factory: pytest.TempPath
 def package(models: Path) -> Path:
     """The folder of `digits` version 1."""
     return models / "digits" / "1"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The files of an elliptic-curve key: private, public."""
+    return write_keys(tmp_path_factory.mktemp("keys") / "ours")
 
 
 @pytest.fixture

@@ -8,7 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
 ROOT = Path(__file__).parents[1]
+
+
+def write_keys(folder: Path, key: PrivateKeyTypes | None = None) -> tuple[Path, Path]:
+    """A key pair in PEM, private and public, in files of a new folder; on P-256 unless a key is given."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    folder.mkdir(parents=True)
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, kind, serialization.NoEncryption()))
+    public = key.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "key.pub").write_bytes(public)
+    return folder / "key.pem", folder / "key.pub"
 
 
 @dataclass

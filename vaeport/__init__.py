@@ -19,6 +19,7 @@ from vaeport.errors import (
     PackageError,
     SelfTestError,
     ServerError,
+    SignatureError,
     UnavailableError,
     VaeportError,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "SelfTestError",
     "ServerError",
     "ServerInfo",
+    "SignatureError",
     "UnavailableError",
     "VaeportError",
     "__version__",

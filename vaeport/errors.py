@@ -6,6 +6,7 @@
     ├── DeviceError              the device asked for cannot compute here; says what is missing
     ├── PackageError             a package breaks a rule of its format; one subclass per rule, in vaeport.package
     ├── SelfTestError            this machine does not compute what a package's golden vectors say
+    ├── SignatureError           a package is not signed by the key that is demanded
     └── ServerError              the call reached for a server and did not succeed there
         ├── OverloadedError          its queue is full; `retry_after` says when to come back
         ├── DeadlineExceededError    no answer in time (also a TimeoutError)
@@ -44,6 +45,10 @@ class PackageError(VaeportError):
 
 class SelfTestError(VaeportError):
     """This machine does not compute what the golden vectors of a package say, or the package has none."""
+
+
+class SignatureError(VaeportError):
+    """A package has no valid signature by the key that is demanded, or cannot be signed with the one given."""
 
 
 class ServerError(VaeportError):
