@@ -15,6 +15,7 @@ from vaeport.graphs import Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
 from vaeport.package import FP32, Package, open_package, versions
 from vaeport.results import ModelInfo
+from vaeport.signing import check_signature
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,22 @@ class ServedModel:
     decoder: Batcher
 
 
-def load_models(folder: Path, device: Device, threads: int, precision: str = FP32) -> list[LoadedModel]:
+def load_models(
+    folder: Path, device: Device, threads: int, precision: str = FP32, public_key: Path | None = None
+) -> list[LoadedModel]:
     """Load the newest version of every model in `folder`, sorted by name.
+
+    Args:
+        folder: `<name>/<version>` for each package.
+        device: where they compute.
+        threads: CPU threads of one call.
+        precision: of vaeport.package.PRECISIONS.
+        public_key: every package must have a valid signature by this key. None: signatures are not looked at.
 
     Raises:
         InvalidInputError: one has not that precision.
         PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
+        SignatureError: with `public_key`, one is not signed by it.
         SelfTestError: a graph does not give here what its golden vectors say.
     """
     if not folder.is_dir():
@@ -50,7 +61,7 @@ def load_models(folder: Path, device: Device, threads: int, precision: str = FP3
     found = [path / str(numbers[-1]) for path in sorted(folder.iterdir()) if (numbers := versions(path))]
     if not found:
         raise PackageError(f"{folder}: no models here; make one with: python -m export RUN --to {folder}/NAME")
-    return [_load_model(path, device, threads, precision) for path in found]
+    return [_load_model(path, device, threads, precision, public_key) for path in found]
 
 
 def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_queue_rows: int) -> ServedModel:
@@ -64,11 +75,14 @@ def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_
     return ServedModel(info, batchers["encoder"], batchers["decoder"])
 
 
-def _load_model(path: Path, device: Device, threads: int, precision: str) -> LoadedModel:
+def _load_model(path: Path, device: Device, threads: int, precision: str, public_key: Path | None) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
     if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
         raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
+    if public_key is not None:
+        check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
+        log.info("%s: signed by %s", path, public_key)
     names = names_in_precision(manifest, precision)
     graphs = load_graphs(package, device, threads, names.values())
     if has_golden(package):

@@ -39,6 +39,10 @@ class Settings:
     default_model: str = ""
     """The model that requests without a name mean. Not needed with a single model."""
 
+    require_signature: Path | None = None
+    """A public key in PEM. Every package must have a valid signature by it, MODELS/<name>/<version>.sig, or the server
+    does not start."""
+
     max_batch_rows: int = 256
     """Rows the engine computes at a time, at most."""
 
@@ -56,6 +60,8 @@ class Settings:
             raise SettingsError(f"--workers: expected at least 1, got {self.workers}")
         if self.threads < 0:
             raise SettingsError(f"--threads: expected 0 or more, got {self.threads}")
+        if self.require_signature is not None and not self.require_signature.is_file():
+            raise SettingsError(f"--require-signature: expected the file of a public key, got {self.require_signature}")
         if self.max_batch_rows < 1:
             raise SettingsError(f"--max-batch-rows: expected at least 1, got {self.max_batch_rows}")
         if self.max_queue_rows < MAX_REQUEST_ROWS:

@@ -30,11 +30,12 @@ def run(
         InvalidInputError: a model has not the precision.
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
+        SignatureError: `--require-signature`, and a model is not signed by that key.
     """
     device = choose_device(settings.device)
     log.info("computing on %s: %s", device.provider, device.reason)
     threads = settings.threads or max(1, usable_cores() // settings.workers)
-    models = load_models(settings.models, device, threads, settings.precision)
+    models = load_models(settings.models, device, threads, settings.precision, settings.require_signature)
     for model in models:
         manifest = model.package.manifest
         log.info(

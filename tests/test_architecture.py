@@ -79,5 +79,10 @@ def test_loading_in_process_needs_no_grpc() -> None:
     assert "grpc" not in modules_after("import vaeport; vaeport.load; import vaeport.graphs")
 
 
+def test_signatures_cost_nothing_until_they_are_asked_for() -> None:
+    loaded = modules_after("import vaeport; vaeport.load; import serving.worker, export.sign")
+    assert not loaded & {"model_signing", "sigstore", "sigstore_models", "cryptography", "torch"}
+
+
 def test_the_parent_of_several_workers_needs_neither_grpc_nor_onnx_runtime() -> None:
     assert not modules_after("import serving.launcher, serving.__main__") & {"grpc", "onnx", "onnxruntime"}

@@ -3,15 +3,20 @@
 import dataclasses
 import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from export.pipeline import export_run
+from export.sign import sign
 from serving.launcher import reserved_port
 from serving.models import load_models
 from serving.settings import Settings, SettingsError
-from vaeport.errors import PackageError
+from tests.support import ROOT, ServerProcess, write_keys
+from vaeport.errors import PackageError, SignatureError
 from vaeport.graphs import choose_device
 
 
@@ -31,6 +36,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"threads": -1}, "--threads"),
         ({"max_batch_rows": 0}, "--max-batch-rows"),
         ({"max_queue_rows": 1023}, "--max-queue-rows: expected at least 1024"),
+        ({"require_signature": Path("/no")}, "--require-signature: expected the file of a public key, got /no"),
         ({"grace": -1.0}, "--grace"),
         ({"grace": float("nan")}, "--grace"),
     ],
@@ -99,3 +105,30 @@ def test_a_package_under_another_name_is_refused(package: Path, tmp_path: Path) 
     shutil.copytree(package, tmp_path / "renamed" / "1")
     with pytest.raises(PackageError, match="renamed/1: holds version 1 of 'digits'; a package keeps its name"):
         load_models(tmp_path, choose_device("cpu"), 1)
+
+
+def test_every_package_that_is_loaded_must_be_signed(two_models: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(two_models, tmp_path / "models"))
+    private, public = keys
+    sign(folder / "digits" / "1", private)
+    with pytest.raises(SignatureError, match=r"colour/1\.sig: expected a signature by .*key\.pub: No such file"):
+        load_models(folder, choose_device("cpu"), 1, public_key=public)
+    sign(folder / "colour" / "1", private)
+    assert len(load_models(folder, choose_device("cpu"), 1, public_key=public)) == 2
+
+
+def test_a_server_that_demands_a_signature_starts_with_the_right_key_alone(
+    models: Path, keys: tuple[Path, Path], tmp_path: Path, start_server: Callable[..., ServerProcess]
+) -> None:
+    folder = Path(shutil.copytree(models, tmp_path / "models"))
+    sign(folder / "digits" / "1", keys[0])
+    settings = ["--models", str(folder), "--port", "0", "--require-signature"]
+    server = start_server(*settings, str(keys[1]))
+    assert f"digits/1: signed by {keys[1]}" in server.read_log()
+    _, stranger = write_keys(tmp_path / "stranger")
+    command = [sys.executable, "-m", "serving", *settings, str(stranger)]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith(f"serving: error: {folder}/digits/1.sig: expected a signature of {folder}/digits/1 by")
+    assert "Key mismatch" in last
