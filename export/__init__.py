@@ -10,4 +10,8 @@ golden.py    the vectors that whoever loads the package can replay
 verify.py    the proof again, from the package alone
 package.py   the folder: written aside, read back, renamed into place
 card.py      the package's README.md
+bom.py       its bill of materials, in CycloneDX
+triton.py    a package as a model repository of NVIDIA Triton
+onnx_tests.py  its golden vectors as test cases of ONNX
+sign.py      its signature
 """
