@@ -43,8 +43,9 @@ def check(case: TestCase, outputs: Any) -> None:
 
 def test_onnx_finds_a_case_for_each_graph(cases: list[TestCase]) -> None:
     names = [case.name for case in cases]
-    assert names == ["test_colour_decoder", "test_colour_encoder", "test_digits_decoder", "test_digits_encoder"]
-    assert all(case.atol < 1e-3 for case in cases)
+    graphs = ["decoder", "decoder.uint8", "encoder", "encoder.uint8"]
+    assert names == [f"test_{model}_{graph}" for model in ("colour", "digits") for graph in graphs]
+    assert all(case.atol < 1e-3 or (case.name.endswith("decoder.uint8") and case.atol <= 1) for case in cases)
 
 
 def test_onnx_runtime_passes_within_the_tolerance_of_the_case(cases: list[TestCase]) -> None:
@@ -59,7 +60,8 @@ def test_the_reference_evaluator_passes_and_a_wrong_output_does_not(cases: list[
         evaluator = ReferenceEvaluator(f"{case.model_dir}/model.onnx")
         outputs: Any = evaluator.run(None, {evaluator.input_names[0]: tensors(case, "input")[0]})
         check(case, outputs)
-        outputs[1] = outputs[1] + np.float32(3 * case.atol)
+        step = 3 * case.atol if outputs[-1].dtype == np.float32 else 2 + case.atol
+        outputs[-1] = outputs[-1] + outputs[-1].dtype.type(step)
         with pytest.raises(AssertionError, match="Not equal to tolerance"):
             check(case, outputs)
 
@@ -74,7 +76,7 @@ def test_the_data_are_the_golden_vectors(package: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(numpy_helper.to_array(loaded), golden.rows)
         for index, output in enumerate(graph.outputs):
             truth = numpy_helper.to_array(onnx.load_tensor(str(data / f"output_{index}.pb")))
-            np.testing.assert_array_equal(truth, golden.truth[output.name].astype(np.float32), strict=True)
+            np.testing.assert_array_equal(truth, golden.truth[output.name].astype(output.dtype), strict=True)
 
 
 def test_cases_that_are_there_are_left_alone(package: Path, tmp_path: Path) -> None:
@@ -82,4 +84,6 @@ def test_cases_that_are_there_are_left_alone(package: Path, tmp_path: Path) -> N
     write_onnx_tests(copy, tmp_path / "cases")
     with pytest.raises(ExportError, match="test_digits_decoder: is there already"):
         write_onnx_tests(copy, tmp_path / "cases")
-    assert {path.name for path in (tmp_path / "cases").iterdir()} == {"test_digits_decoder", "test_digits_encoder"}
+    assert {path.name for path in (tmp_path / "cases").iterdir()} == {
+        f"test_digits_{name}" for name in open_package(package).manifest.graphs
+    }
