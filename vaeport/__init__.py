@@ -27,7 +27,7 @@ from vaeport.errors import (
 if TYPE_CHECKING:
     from vaeport.client import Client
     from vaeport.model import Model, load
-    from vaeport.results import Encoding, ModelInfo, ServerInfo
+    from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 
 __all__ = [
     "Client",
@@ -41,6 +41,7 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "PackageError",
+    "Scores",
     "SelfTestError",
     "ServerError",
     "ServerInfo",
@@ -56,6 +57,7 @@ _HOME = {
     "Encoding": "vaeport.results",
     "Model": "vaeport.model",
     "ModelInfo": "vaeport.results",
+    "Scores": "vaeport.results",
     "ServerInfo": "vaeport.results",
     "load": "vaeport.model",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vaeport import golden
+from vaeport import golden, scoring
 from vaeport._version import __version__
 from vaeport.arrays import as_images, as_latents, to_float
 from vaeport.errors import InvalidInputError
@@ -15,7 +15,7 @@ from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs
 from vaeport.manifest import MANIFEST_NAME
 from vaeport.package import FP32, Package, newest, open_package
 from vaeport.prior import Draw
-from vaeport.results import Encoding, ModelInfo, ServerInfo
+from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 
 CHUNK_ROWS = 1024  # bounds the activations of one run; the results do not depend on it
 
@@ -125,6 +125,33 @@ class Model:
     def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
         """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1]. Takes and raises what `encode` does."""
         return self._decode(self.encode(images).mean)
+
+    def score(
+        self, images: ArrayLike, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+    ) -> Scores:
+        """How well the model explains each image, in nats.
+
+        Args:
+            images: as in `encode`.
+            importance_samples: draws of z for each image.
+            seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
+            first_row: the row of the first image.
+
+        Raises:
+            InvalidInputError: what `encode` raises, or a number outside its range.
+        """
+        checked = to_float(as_images(images, self.image_shape))
+        scoring.check_samples(len(checked), importance_samples)
+        encoding = self.encode(checked)
+        draws = scoring.draw(encoding.mean, encoding.log_var, importance_samples, seed, first_row)
+        return scoring.scores(self._package.manifest, checked, draws, self._densities(checked, draws))
+
+    def _densities(self, images: NDArray[np.float32], draws: scoring.Draws) -> Iterator[scoring.Doubles]:
+        for start in range(0, len(draws.latents), CHUNK_ROWS):
+            rows = slice(start, min(start + CHUNK_ROWS, len(draws.latents)))
+            _, parameters = self._graphs["decoder"](draws.latents[rows])
+            of_rows = scoring.repeated(images, rows, draws.samples)
+            yield scoring.log_density(self._package.manifest, of_rows, parameters)
 
     def _encode(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], ...]]:
         for start in range(0, len(images), CHUNK_ROWS):

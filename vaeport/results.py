@@ -22,6 +22,32 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """How well a model explains some images, in nats; vaeport.scoring has the formulas.
+
+    Attributes:
+        reconstruction: float32 [rows], -E_q[log p(x|z)], estimated from the draws.
+        kl: float32 [rows], KL(q(z|x) || p(z)).
+        elbo: float32 [rows], -(reconstruction + kl), a lower bound on log p(x).
+        log_likelihood: float32 [rows], the importance-weighted bound on log p(x), at least as tight in expectation.
+        percentile: float32 [rows], 0 to 100: the share of the held-out images that the model explains less well; None
+            where the package keeps no figures to compare with.
+        setting: what the numbers are about, since they do not compare: "binary" or "grey" pixels, or "gaussian".
+        seed: of the draws.
+        version: the version of the package that answered.
+    """
+
+    reconstruction: NDArray[np.float32]
+    kl: NDArray[np.float32]
+    elbo: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    percentile: NDArray[np.float32] | None
+    setting: str
+    seed: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One model that can be asked.
 

@@ -1,0 +1,152 @@
+"""Scores against PyTorch in double precision, an analytic likelihood, and themselves."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import vaeport
+from training.estimators import log_likelihood
+from training.objective import kl_divergence
+from training.run import open_run
+from vaeport import scoring
+from vaeport.arrays import to_float
+from vaeport.errors import InvalidInputError
+from vaeport.manifest import Manifest
+from vaeport.package import open_package
+from vaeport.prior import standard_normal
+
+
+@pytest.fixture(scope="module")
+def model(package: Path) -> vaeport.Model:
+    return vaeport.load(package)
+
+
+@pytest.fixture(scope="module")
+def manifest(package: Path) -> Manifest:
+    return open_package(package).manifest
+
+
+@pytest.fixture
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), np.uint8)
+
+
+def test_every_number_is_pytorch_s(model: vaeport.Model, digits_run: Path, images: NDArray[np.uint8]) -> None:
+    samples = 7
+    reference, _ = open_run(digits_run).load_model()
+    reference = reference.double()
+    x = torch.from_numpy(to_float(images).astype(np.float64))
+    epsilon = torch.from_numpy(standard_normal(5, 3 * samples, 9 * samples, 5).astype(np.float64)).reshape(
+        9, samples, 5
+    )
+    with torch.inference_mode():
+        mean, log_var = reference.encode(x)
+        z = mean[:, None] + torch.exp(0.5 * log_var)[:, None] * epsilon
+        logits = reference.decoder(z.reshape(-1, 5)).reshape(9, samples, -1)
+        targets = x.reshape(9, 1, -1).expand_as(logits)
+        log_p = -torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(2)
+        prior: Any
+        posterior: Any
+        prior, posterior = (
+            torch.distributions.Normal(0.0, 1.0),
+            torch.distributions.Normal(mean[:, None], torch.exp(0.5 * log_var)[:, None]),
+        )
+        weights = log_p + (prior.log_prob(z) - posterior.log_prob(z)).sum(2)
+        expected = {
+            "reconstruction": -log_p.mean(1),
+            "kl": kl_divergence(mean, log_var),
+            "elbo": log_p.mean(1) - kl_divergence(mean, log_var),
+            "log_likelihood": weights.logsumexp(1) - math.log(samples),
+        }
+    found = model.score(images, importance_samples=samples, seed=5, first_row=3)
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-5, err_msg=name)
+    assert (found.seed, found.version, found.setting) == (5, "1", "grey")
+
+
+def test_the_likelihood_is_the_trainer_s_estimate(
+    model: vaeport.Model, digits_run: Path, images: NDArray[np.uint8]
+) -> None:
+    reference, _ = open_run(digits_run).load_model()
+    generator = torch.Generator().manual_seed(0)
+    theirs = log_likelihood(reference, torch.from_numpy(to_float(images)), 4000, generator)
+    ours = model.score(images, importance_samples=4000, seed=0).log_likelihood
+    np.testing.assert_allclose(ours, theirs, atol=0.5)
+
+
+def test_a_row_does_not_depend_on_the_others(model: vaeport.Model, images: NDArray[np.uint8]) -> None:
+    together = model.score(images, importance_samples=3, seed=1)
+    for i in range(len(images)):
+        alone = model.score(images[i], importance_samples=3, seed=1, first_row=i)
+        for name in ("reconstruction", "kl", "elbo", "log_likelihood", "percentile"):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[i], err_msg=name)
+
+
+def test_more_draws_than_one_batch_of_the_decoder_are_the_same(
+    model: vaeport.Model, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.score(images, importance_samples=100, seed=1)
+    monkeypatch.setattr("vaeport.model.CHUNK_ROWS", 33)
+    np.testing.assert_array_equal(model.score(images, importance_samples=100, seed=1).elbo, whole.elbo)
+
+
+def test_the_bound_is_at_most_zero_for_binary_pixels_and_rises_with_the_draws(
+    model: vaeport.Model, images: NDArray[np.uint8]
+) -> None:
+    binary = 255 * (images > 127).astype(np.uint8)
+    bounds = [model.score(binary, importance_samples=k, seed=2).log_likelihood.mean() for k in (1, 10, 1000)]
+    assert bounds == sorted(bounds)
+    found = model.score(binary, importance_samples=1000, seed=2)
+    assert found.setting == "binary"
+    assert (found.elbo <= found.log_likelihood).all()
+    assert (found.log_likelihood <= 0).all()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0])
+def test_a_gaussian_s_density_is_scipy_s(manifest: Manifest, sigma: float) -> None:
+    from scipy.stats import norm
+
+    gaussian = replace(manifest, model=replace(manifest.model, likelihood="gaussian", sigma=sigma))
+    random = np.random.default_rng(0)
+    images, means = (random.random((4, 1, 8, 8), np.float32) for _ in range(2))
+    expected = norm.logpdf(images.astype(float), means.astype(float), sigma).sum((1, 2, 3))
+    np.testing.assert_allclose(scoring.log_density(gaussian, images, means), expected, rtol=1e-10)
+    assert scoring.setting_of(gaussian, images) == "gaussian"
+
+
+def test_the_percentile_places_an_image_among_the_held_out_ones(
+    model: vaeport.Model, digits_run: Path, images: NDArray[np.uint8], manifest: Manifest
+) -> None:
+    held_out = open_run(digits_run).heldout()
+    usual = model.score(held_out, seed=0).percentile
+    assert usual is not None
+    assert 20 < np.median(usual) < 80
+    noise = model.score(images, seed=0).percentile
+    assert noise is not None
+    assert noise.max() == 0.0  # below every held-out image
+    quantiles = manifest.training["evaluation"]["elbo_quantiles"]
+    middle = scoring.percentiles(manifest, np.array([quantiles["0.5"], 1e9]), "grey")
+    np.testing.assert_array_equal(middle, np.array([50.0, 100.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        (lambda m: replace(m, training={**m.training, "evaluation": None}), "grey"),
+        (lambda m: replace(m, preprocessing=replace(m.preprocessing, binarization="dynamic")), "grey"),
+    ],
+)
+def test_without_figures_that_compare_there_is_no_percentile(manifest: Manifest, change: Any, setting: str) -> None:
+    assert scoring.percentiles(change(manifest), np.array([-1.0]), setting) is None
+
+
+@pytest.mark.parametrize("samples", [0, -1, scoring.MAX_LATENTS // 9 + 1])
+def test_draws_outside_their_range_are_refused(model: vaeport.Model, images: NDArray[np.uint8], samples: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"importance_samples: expected 1 to 7281 for 9 images, got {samples}"):
+        model.score(images, importance_samples=samples)
