@@ -1,0 +1,160 @@
+"""The serving rows of the design's table, each a ratio within one run, both sides in turn.
+
+    python -m benchmarks.serving.ratios --models models       a folder with one model of 28x28 images
+
+The server has a core of its own, the load another one. Seven rounds; the figure is the ratio of the medians.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from benchmarks.serving.load import Closed, closed_loop, encode_request, open_loop, python_closed
+from benchmarks.serving.servers import Server, running
+from vaeport.graphs import choose_device, load_graphs
+from vaeport.package import newest, open_package
+
+ROUNDS, SECONDS = 7, 2.0
+SERVER_CORE, LOAD_CORE = 0, 1
+MANY_REQUESTS = 200_000
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description="Ours beside an empty handler, bare ONNX Runtime and a plain server.")
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        print(bare_rows_per_second(options.models))
+        return
+    print(describe_machine())
+    print("| what | figure | asked | ours, median (min to max) | beside |\n|---|---|---|---|---|")
+    for name in options.rows:
+        print(ROWS[name](options.models), flush=True)
+
+
+def single(models: Path) -> str:
+    """CPU of a single image at 32 in flight, against the empty handler."""
+    ours, empty = in_turn(models, [("ours", 1, "uint8"), ("empty", 1, "uint8")], in_flight=32)
+    micro = [[round_.cpu_seconds * 1e6 for round_ in rounds] for rounds in (ours, empty)]
+    ratio = statistics.median(micro[0]) / statistics.median(micro[1])
+    return row("CPU per single image, 32 in flight / empty handler", ratio, "<= 1.5", micro, "us")
+
+
+def large(models: Path) -> str:
+    """Rows a second of 256 images a request, against ONNX Runtime alone on the same core."""
+    body, ours, bare = encode_request(256, "uint8"), [], []
+    with running("ours", models, SERVER_CORE) as server:
+        for _ in range(ROUNDS):
+            ours.append(256 * closed_loop(server, body, 8, SECONDS, LOAD_CORE).per_second)
+            bare.append(_bare(models))
+    ratio = statistics.median(ours) / statistics.median(bare)
+    return row("rows/s, 256 uint8 images a request / bare ONNX Runtime", ratio, ">= 0.6", [ours, bare], "rows/s")
+
+
+def middle(models: Path) -> str:
+    """Rows a second of 64 images a request, against the plain server with float32."""
+    ours, plain = in_turn(models, [("ours", 64, "uint8"), ("plain", 64, "float32")], in_flight=32)
+    rows = [[64 * round_.per_second for round_ in rounds] for rounds in (ours, plain)]
+    ratio = statistics.median(rows[0]) / statistics.median(rows[1])
+    return row("rows/s, 64 images a request / plain server", ratio, ">= 1.5", rows, "rows/s")
+
+
+def tail(models: Path) -> str:
+    """p99 by p50 at half of the load that saturates it."""
+    body, shares = encode_request(1, "uint8"), []
+    with running("ours", models, SERVER_CORE) as server:
+        knee = open_knee(server, body)
+        for _ in range(ROUNDS):
+            latencies = open_loop(server.address, body, knee / 2, 5.0, 1.0, LOAD_CORE).answered
+            shares.append(float(np.quantile(latencies, 0.99) / np.quantile(latencies, 0.5)))
+    return row(f"p99 / p50 at half of {knee:.0f} requests/s", statistics.median(shares), "< 5", [shares, []], "")
+
+
+def open_knee(server: Server, body: bytes) -> float:
+    """Calls a second that the load generator of the open loop gets answered at most, as a closed loop."""
+    return python_closed(server.address, body, 64, SECONDS, LOAD_CORE) / SECONDS
+
+
+def start(models: Path) -> str:
+    """Seconds from the command to the first answer."""
+    seconds = []
+    for _ in range(ROUNDS):
+        with running("ours", models, None) as server:
+            seconds.append(server.ready_seconds)
+    return row("seconds from start to ready", statistics.median(seconds), "<= 3", [seconds, []], "s")
+
+
+def memory(models: Path) -> str:
+    """MB of a worker, and its growth over many requests."""
+    body = encode_request(1, "uint8")
+    with running("ours", models, SERVER_CORE) as server:
+        closed_loop(server, encode_request(256, "uint8"), 32, SECONDS, LOAD_CORE)
+        closed_loop(server, body, 32, SECONDS, LOAD_CORE)
+        first, done = server.resident_bytes() / 1e6, 0.0
+        while done < MANY_REQUESTS:
+            done += 10.0 * closed_loop(server, body, 32, 10.0, LOAD_CORE).per_second
+        last = server.resident_bytes() / 1e6
+    return f"| MB of a worker; growth over {done:.0f} requests | {last:.0f}; {last - first:.1f} | <= 250; < 5 | | |"
+
+
+def in_turn(models: Path, kinds: Sequence[tuple[str, int, str]], in_flight: int) -> list[list[Closed]]:
+    """Rounds of closed loops, the servers in turn; each only works while it is asked."""
+    with ExitStack() as stack:
+        pairs = [
+            (stack.enter_context(running(kind, models, SERVER_CORE)), encode_request(rows, dtype))
+            for kind, rows, dtype in kinds
+        ]
+        rounds = [[closed_loop(s, body, in_flight, SECONDS, LOAD_CORE) for s, body in pairs] for _ in range(ROUNDS + 1)]
+    return [list(side) for side in zip(*rounds[1:], strict=True)]  # the first one warms up
+
+
+def bare_rows_per_second(models: Path) -> float:
+    """ONNX Runtime on 256 float32 rows, in a loop, on this process's core."""
+    graph = load_graphs(open_package(newest(next(models.iterdir()))), choose_device("cpu"), 1)["encoder"]
+    rows = np.random.default_rng(0).random((256, 1, 28, 28), np.float32)
+    for _ in range(20):
+        graph(rows)
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < SECONDS:
+        graph(rows)
+        count += 1
+    return 256 * count / elapsed
+
+
+def _bare(models: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.serving.ratios", "--bare", "--models", str(models)]
+    pinned = ["taskset", "-c", str(SERVER_CORE), *command]
+    return float(subprocess.run(pinned, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout)
+
+
+def row(what: str, figure: float, asked: str, sides: Sequence[Sequence[float]], unit: str) -> str:
+    """A line of the table."""
+    cells = [
+        f"{statistics.median(side):.4g} ({min(side):.4g} to {max(side):.4g}) {unit}" if side else "" for side in sides
+    ]
+    return f"| {what} | **{figure:.2f}** | {asked} | {' | '.join(cells)} |"
+
+
+ROWS: dict[str, Callable[[Path], str]] = {
+    "single": single,
+    "large": large,
+    "middle": middle,
+    "tail": tail,
+    "start": start,
+    "memory": memory,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The servers that are compared, each in a process of its own, on a core of its own.
+
+ours    python -m serving
+empty   its own edge (messages, guard, health), with an Encode that answers at once with a fixed message
+plain   what one writes in an afternoon: grpc.aio, a float32 tensor in, ONNX Runtime in the handler
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+from grpc import aio
+
+from serving.core import Core
+from serving.edge import Edge
+from serving.edge import server as edge_server
+from serving.edge.server import VAE_SERVICE
+from serving.edge.servicer import VaeServicer
+from serving.models import ServedModel
+from vaeport.graphs import choose_device, load_graphs
+from vaeport.model import model_info
+from vaeport.package import Package, newest, open_package
+from vaeport.v1 import vae_pb2
+from vaeport.wire import from_tensor, to_tensor
+
+LATENT_DIM = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running one."""
+
+    address: str
+    process: psutil.Process
+    ready_seconds: float
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, of all its processes."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._all())
+
+    def resident_bytes(self) -> int:
+        """Of its largest process."""
+        return int(max(process.memory_info().rss for process in self._all()))
+
+    def _all(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@contextlib.contextmanager
+def running(kind: str, models: Path, core: int | None, *arguments: str) -> Iterator[Server]:
+    """Start "ours", "empty" or "plain" on a free port and a core, and end it afterwards; None is any core."""
+    if kind == "ours":
+        command = ["-m", "serving", "--models", str(models), "--port", "0", "--device", "cpu", *arguments]
+    else:
+        command = ["-m", "benchmarks.serving.servers", kind, str(models)]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
+    )
+    try:
+        assert process.stdout is not None
+        word, _, address = process.stdout.readline().strip().partition(" ")
+        if word != "ready":
+            raise RuntimeError(f"the server {kind!r} did not start")
+        yield Server(address, psutil.Process(process.pid), time.perf_counter() - start)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+class _Empty(VaeServicer):
+    _response = vae_pb2.EncodeResponse(
+        model="mnist",
+        version="1",
+        mean=to_tensor(np.zeros((1, LATENT_DIM), np.float32)),
+        log_var=to_tensor(np.zeros((1, LATENT_DIM), np.float32)),
+        timings=vae_pb2.Timings(queue_seconds=0.001, compute_seconds=0.001, batch_rows=8),
+    )
+
+    async def Encode(self, _request: vae_pb2.EncodeRequest, _context: object) -> vae_pb2.EncodeResponse:  # noqa: N802
+        return self._response
+
+
+async def _empty(package: Package) -> None:
+    served = ServedModel(model_info(package, choose_device("cpu")), None, None)  # type: ignore[arg-type]
+    edge_server.VaeServicer = _Empty  # type: ignore[attr-defined]
+    address = f"127.0.0.1:{_free_port()}"
+    server = Edge(Core([served], max_request_rows=1024), address)
+    await server.start()
+    print(f"ready {address}", flush=True)
+    await _until_signal()
+    await server.stop(1.0)
+
+
+async def _plain(package: Package) -> None:
+    graph = load_graphs(package, choose_device("cpu"), 1)["encoder"]
+
+    async def encode(request: vae_pb2.EncodeRequest, _: object) -> vae_pb2.EncodeResponse:
+        mean, log_var = graph(from_tensor("images", request.images).astype(np.float32, copy=False))
+        return vae_pb2.EncodeResponse(mean=to_tensor(mean), log_var=to_tensor(log_var))
+
+    server = aio.server(options=[("grpc.max_receive_message_length", 1 << 26)])
+    handler = grpc.unary_unary_rpc_method_handler(
+        encode, vae_pb2.EncodeRequest.FromString, vae_pb2.EncodeResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(VAE_SERVICE, {"Encode": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"ready 127.0.0.1:{port}", flush=True)
+    await _until_signal()
+    await server.stop(None)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _until_signal() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+
+
+def main() -> None:
+    """Run one of the two that are not ours."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=("empty", "plain"))
+    parser.add_argument("models", type=Path)
+    options = parser.parse_args()
+    package = open_package(newest(next(options.models.iterdir())))
+    asyncio.run({"empty": _empty, "plain": _plain}[options.kind](package))
+
+
+if __name__ == "__main__":
+    main()
