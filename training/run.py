@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from training.config import Config, config_from_json, flag
 from training.data import Dataset
+from training.earlier import FORMAT_1, description_from_1, tensors_from_1
 from training.errors import RunError
 from training.files import write_atomically
 from training.likelihood import Bernoulli, Gaussian
@@ -127,7 +129,9 @@ class Run:
         write_atomically(self.path / "metrics.jsonl", lines.encode())
 
     def describe(self, **fields: Any) -> None:
-        """Update fields of run.json."""
+        """Update fields of run.json; RunError for one of an earlier format, which stays as it is."""
+        if self.description.get("format", FORMAT) != FORMAT:
+            raise RunError(f"{self.path}: of the format {self.description['format']}, which is read and not written")
         self.description.update(fields)
         write_atomically(self.path / "run.json", (json.dumps(self.description, indent=2) + "\n").encode())
 
@@ -196,11 +200,13 @@ def open_run(path: Path) -> Run:
     except ValueError as error:
         raise RunError(f"{file}: not JSON: {error}") from error
     found = description.get("format") if isinstance(description, dict) else None
-    if found != FORMAT:
-        raise RunError(f"{file}: format: expected {FORMAT!r}, got {found!r}")
+    _check_format(file, found)
     if missing := sorted(REQUIRED - description.keys()):
         raise RunError(f"{file}: missing {', '.join(missing)}")
-    return Run(path, description)
+    try:
+        return Run(path, description_from_1(description) if found == FORMAT_1 else description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{file}: no description of {found}: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -222,6 +228,12 @@ def locked(path: Path) -> Iterator[None]:
 
 def check_resumable(run: Run, config: Config, dataset: Dataset, device: str) -> None:
     """Raise RunError, naming the setting, unless `config` differs from the run's in nothing but more epochs."""
+    last = run.description["last"]
+    if run.description["format"] != FORMAT or (last and "test_objective" not in last):
+        raise RunError(
+            f"{run.path}: an earlier version made it, and kept less than resuming needs: it can be exported, evaluated "
+            f"and started from ({flag('init_from')}), but not resumed"
+        )
     was, spans = run.config.to_json(), config.schedule_spans_run()
     for name, value in config.to_json().items():
         spanned = name == "epochs" and spans is not None
@@ -232,9 +244,8 @@ def check_resumable(run: Run, config: Config, dataset: Dataset, device: str) -> 
         raise RunError(f"{run.path}: --data: the run was made with other data ({run.description['data']['name']})")
     if device != run.description["device"]:
         raise RunError(f"{run.path}: --device: the run is on {run.description['device']}, got {device}; cannot resume")
-    if run.description["last"] and config.epochs < run.description["last"]["epoch"]:
-        done = run.description["last"]["epoch"]
-        raise RunError(f"{run.path}: --epochs: the run has {done} already, got {config.epochs}")
+    if last and config.epochs < last["epoch"]:
+        raise RunError(f"{run.path}: --epochs: the run has {last['epoch']} already, got {config.epochs}")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
@@ -273,9 +284,8 @@ def parse_tensors(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str,
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
     found = header.get("format") if isinstance(header, dict) else None
-    if found != FORMAT:
-        raise RunError(f"{path}: format: expected {FORMAT!r}, got {found!r}")
-    return tensors, header
+    _check_format(path, found)
+    return tensors_from_1(tensors) if found == FORMAT_1 else tensors, header
 
 
 def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -287,6 +297,13 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
     for name, tensor in expected.items():
         if found[name].shape != tensor.shape:
             raise RunError(f"{path}: {name}: expected shape {list(tensor.shape)}, got {list(found[name].shape)}")
+
+
+def _check_format(file: Path, found: object) -> None:
+    if found not in (FORMAT_1, FORMAT):
+        newer = isinstance(found, str) and re.fullmatch(r"vaeport-run/[1-9]\d*", found)
+        hint = f"; vaeport newer than {metadata.version('vaeport')} made it" if newer else ""
+        raise RunError(f"{file}: format: expected {FORMAT!r}, got {found!r}{hint}")
 
 
 def _git_commit() -> str | None:

@@ -35,7 +35,7 @@ class ModelSpec:
     image_shape: tuple[int, int, int]
     latent_dim: int
     likelihood: Literal["bernoulli", "gaussian"]
-    sigma: float | None
+    sigma: float | None = None  # the first packages do not have it: no Gaussian was there
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Preprocessing:
     channels: int
     crop: Literal["none", "center", "pad"]
     scale: float
-    binarization: Literal["none", "dynamic", "threshold", "static"]
+    binarization: Literal["none", "dynamic", "threshold", "static"] = "none"  # the first packages do not have it
 
 
 @dataclass(frozen=True, slots=True)

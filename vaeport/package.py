@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from vaeport._version import __version__
 from vaeport.errors import PackageError
 from vaeport.manifest import (
     FORMAT,
@@ -37,6 +38,7 @@ from vaeport.manifest import (
 
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NEWER_FORMAT = re.compile(r"vaeport/[1-9][0-9]{0,8}")
 MAX_VERSION = 999_999_999  # nine digits
 ROLES = ("encoder", "decoder")
 FP32, PRECISIONS = "fp32", ("fp32", "fp16", "int8")
@@ -229,7 +231,9 @@ def _check_format(folder: Path, value: object) -> None:
     """Before the rest, so that a package of another format is told apart from a broken one."""
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
-        raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {found!r}")
+        newer = isinstance(found, str) and NEWER_FORMAT.fullmatch(found)
+        hint = f"; a vaeport newer than {__version__} reads it" if newer else ""
+        raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {found!r}{hint}")
 
 
 def _check_values(manifest: Manifest) -> None:

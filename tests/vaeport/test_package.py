@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import vaeport
 from vaeport import package as rules
 from vaeport.errors import PackageError
 from vaeport.package import newest, open_package, versions
@@ -95,6 +96,12 @@ def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]]
         open_package(copy)
 
 
+def test_a_later_format_is_said_to_need_a_newer_reader(copy: Path) -> None:
+    edit(copy, lambda v: v.update(format="vaeport/2"))
+    with pytest.raises(rules.UnknownFormatError, match=f"got 'vaeport/2'; a vaeport newer than {vaeport.__version__}"):
+        open_package(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,7 +122,7 @@ def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]]
         (lambda v: v["model"].update(likelihood="poisson"), "manifest.model.likelihood: expected one of"),
         (lambda v: v["preprocessing"].update(scale=0.0), "scale: must be positive"),
         (lambda v: v["preprocessing"].update(crop="left"), "manifest.preprocessing.crop: expected one of"),
-        (lambda v: v["preprocessing"].pop("binarization"), "manifest.preprocessing: missing binarization"),
+        (lambda v: v["preprocessing"].pop("scale"), "manifest.preprocessing: missing scale"),
         (lambda v: v["model"].update(sigma=0.5), "sigma: expected null for a bernoulli likelihood, got 0.5"),
         (lambda v: v["model"].update(likelihood="gaussian"), "sigma: expected a positive number for a gaussian"),
         (
