@@ -49,6 +49,11 @@ class Options:
 
     force: bool = False
     """Publish a precision that is slower than fp32 here, changes the ELBO too much, or cannot be measured here."""
+    card_images: bool = False
+    """Show held-out images and their reconstructions in the card. Images of your data are inside then."""
+
+    golden_images: bool = False
+    """Make the golden vectors of held-out images, not of synthetic ones. Images of your data are inside then."""
 
 
 def main() -> int:
@@ -82,6 +87,8 @@ def _export(options: Options) -> None:
             formats=options.formats.split(","),
             precisions=parse_precisions(options.precisions),
             force=options.force,
+            card_images=options.card_images,
+            golden_images=options.golden_images,
             data_root=Path(os.environ.get(DATA_ROOT_VARIABLE, "data")),
         )
         print(made)

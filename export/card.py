@@ -1,54 +1,167 @@
-"""The package's README.md: what a person sees when they open the folder."""
+"""The package's README.md: what a person sees when they open the folder, and Hugging Face when it is put there.
 
+The lines between the first two `---` are YAML that Hugging Face reads (https://huggingface.co/docs/hub/model-cards).
+"""
+
+import json
+import re
+from typing import Any
+
+from export.pictures import RECONSTRUCTIONS, SAMPLES, TRAVERSALS
+from vaeport.golden import GOLDEN_NAME
 from vaeport.manifest import Manifest
+
+LIBRARY = "vaeport"
+TASK = "unconditional-image-generation"  # of Hugging Face's list
+TAGS = ("onnx", "variational-autoencoder", "vae")
+BOUND = ("negative_elbo", "negative bound on the test images, nats per image")  # no metric of Hugging Face's list
+IMAGES_INSIDE = "images_inside"  # in manifest.training: the files with images of the data
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown. It holds no time, host or path, so that the same run gives the same card."""
-    model, training = manifest.model, manifest.training
-    shape = "x".join(map(str, model.image_shape))
-    data, metrics, checks = training["data"], training["metrics"], manifest.parity["checks"]
-    return f"""# {manifest.name}, version {manifest.version}
+    """YAML and Markdown. It holds no time, host or path, so that the same run gives the same card."""
+    model, shape = manifest.model, "x".join(map(str, manifest.model.image_shape))
+    return f"""---
+{_metadata(manifest)}
+---
+
+# {manifest.name}, version {manifest.version}
 
 A variational autoencoder ({model.family}, {model.likelihood} likelihood) with {model.latent_dim} latent dimensions
-for images of {shape} (channels x height x width), in the format `{manifest.format}`: `encoder.onnx`, `decoder.onnx`
-and, in `manifest.json`, the size and sha256 of every file.
+for images of {shape} (channels x height x width).
 
+![Samples of the prior]({SAMPLES})
+
+*Images that the model draws: the first rows of `model.sample(64, seed=0)`.*
+
+![Traversals of latents]({TRAVERSALS})
+
+*One latent a row, from -3 to 3, the others at 0. On the left the latent and its KL divergence in nats: the larger
+it is, the more the model uses it.*
+{_reconstructions(manifest)}
 ## Use
 
 ```python
 import vaeport
 
 model = vaeport.load("{manifest.name}/{manifest.version}")  # this folder; needs vaeport[cpu] or vaeport[cuda]
-mean = model.encode(images).mean  # uint8 or float in [0, 1], [N, H, W] or [N, C, H, W]
-images = model.sample(16, seed=7)
+images = model.sample(16, seed=7)  # float32 {[16, *model.image_shape]} in [0, 1]
+mean = model.encode(images).mean  # uint8 or float in [0, 1], [N, H, W] or [N, C, H, W] -> [N, {model.latent_dim}]
 ```
 
-## Training
+{_without_vaeport(manifest)}
 
-| | |
-|---|---|
-| data | {data["name"]}, {data["train"]} images to train on, {data["test"]} to test on |
-| pixels | {_pixels(manifest)} |
-| epoch | {metrics["epoch"]:g}, chosen by: {training["epoch_chosen_by"]} |
-| negative bound, test | {metrics["test_loss"]:.2f} nats per image |
-| reconstruction, test | {metrics["test_reconstruction"]:.2f} nats per image |
-| KL divergence, test | {metrics["test_kl"]:.2f} nats per image |
+The format is `{manifest.format}`; `manifest.json` has the size and sha256 of every file.
 
-These numbers are of {training["setting"]}.
+{_training(manifest)}
 
 ## Comparison with PyTorch
 
-{checks} checks, all passed, against PyTorch in double precision; the rows are in `parity.json`, and
+{manifest.parity["checks"]} checks, all passed, against PyTorch in double precision; the rows are in `parity.json`, and
 `python -m export verify` repeats them. The closest to its limit:
 
     {manifest.parity["worst"]}
-{_not_run(manifest)}"""
+{_not_run(manifest)}
+## What is in this folder
+
+{_inside(manifest)}
+
+No licence is stated here: which one holds depends on the data that the model was trained on.
+"""
+
+
+def _metadata(manifest: Manifest) -> str:
+    """The YAML: every string quoted, since a data set may have any name."""
+    training = manifest.training
+    data = _quoted(training["data"]["name"])
+    metric, description = BOUND
+    return "\n".join(
+        [
+            f"library_name: {LIBRARY}",
+            f"pipeline_tag: {TASK}",
+            "tags:",
+            *(f"- {tag}" for tag in TAGS),
+            "model-index:",
+            f"- name: {_quoted(manifest.name)}",
+            "  results:",
+            "  - task:",
+            f"      type: {TASK}",
+            "    dataset:",
+            f"      name: {data}",
+            f"      type: {data}",
+            "      split: test",
+            "    metrics:",
+            f"    - type: {metric}",
+            f"      name: {description}",
+            f"      value: {training['metrics']['test_loss']:.2f}",
+        ]
+    )
+
+
+def _reconstructions(manifest: Manifest) -> str:
+    if RECONSTRUCTIONS not in manifest.training[IMAGES_INSIDE]:
+        return ""
+    return f"""
+![Images and their reconstructions]({RECONSTRUCTIONS})
+
+*Images of the data that the model was not trained on, each above its reconstruction.*
+"""
+
+
+def _without_vaeport(manifest: Manifest) -> str:
+    latent_dim = manifest.model.latent_dim
+    return f"""Or with ONNX Runtime alone:
+
+```python
+import numpy as np
+import onnxruntime
+
+decoder = onnxruntime.InferenceSession("{manifest.name}/{manifest.version}/decoder.onnx")
+latents = np.random.default_rng(7).standard_normal((16, {latent_dim}), np.float32)
+images = decoder.run(["image"], {{"latent": latents}})[0]
+```"""
+
+
+def _training(manifest: Manifest) -> str:
+    training = manifest.training
+    data, metrics = training["data"], training["metrics"]
+    rows = [
+        ("data", f"{_text(data['name'])}, {data['train']} images to train on, {data['test']} to test on"),
+        ("pixels", _pixels(manifest)),
+        ("epoch", f"{metrics['epoch']:g}, chosen by: {training['epoch_chosen_by']}"),
+        ("negative bound, test", f"{metrics['test_loss']:.2f} nats per image"),
+        ("reconstruction, test", f"{metrics['test_reconstruction']:.2f} nats per image"),
+        ("KL divergence, test", f"{metrics['test_kl']:.2f} nats per image"),
+        *_measures(training["evaluation"]),
+    ]
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows)
+    return f"## Training\n\n| | |\n|---|---|\n{table}\n\nThese numbers are of {training['setting']}."
+
+
+def _measures(evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What `python -m training evaluate` found for these weights."""
+    if not evaluation:
+        return []
+    rows = [("active latents", f"{evaluation['active_units']}")]
+    if likelihood := evaluation["log_likelihood"]:
+        label = f" ({likelihood['label']})" if likelihood["label"] else ""
+        text = f"{likelihood['mean']:.2f} nats per image, {likelihood['samples']} importance samples{label}"
+        rows.append(("log-likelihood, test", text))
+    return rows
 
 
 def _not_run(manifest: Manifest) -> str:
     """What nobody has checked."""
     return "".join(f"    {row}\n" for row in manifest.parity["not_run"])
+
+
+def _inside(manifest: Manifest) -> str:
+    """Whether there are images of the data: who passes the package on must know."""
+    if inside := manifest.training[IMAGES_INSIDE]:
+        files = " and ".join(f"`{name}`" for name in inside)
+        return f"**Images of the data are in this package**: in {files}. Pass it on to those who may see them."
+    return f"""Graphs, weights, and what follows from them. No image of the data: the pictures are drawn by the model,
+and `{GOLDEN_NAME}` has synthetic rows. (What weights alone give away about the data has not been examined.)"""
 
 
 def _pixels(manifest: Manifest) -> str:
@@ -60,3 +173,14 @@ def _pixels(manifest: Manifest) -> str:
     if done.binarization != "none":
         steps.append(f"binarised ({done.binarization})")
     return ", ".join(steps)
+
+
+def _quoted(text: str) -> str:
+    r"""A YAML string in ASCII. Python's escapes of what is not (\xe9, \u20ac, \U0001f600) are those of YAML."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\x7f").encode("ascii", "backslashreplace").decode()
+
+
+def _text(text: str) -> str:
+    """A name as itself in Markdown: a data set may be called anything, `|` or `<script>` too."""
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&$])", r"\\\1", printable)

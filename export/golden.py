@@ -1,7 +1,7 @@
-"""The golden vectors of a package: synthetic rows, their truth and their limits, for whoever loads it to replay."""
+"""The golden vectors of a package: rows, their truth and their limits, for whoever loads it to replay."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +19,17 @@ ROWS = 8  # of each graph, half of them corners
 MAX_ELEMENTS = 1 << 20  # of all rows of an input or output; large images have fewer rows, at least one
 
 
-def golden_vectors(subjects: Sequence[Subject]) -> bytes:
-    """The content of golden.safetensors. Nothing in it comes from the data: a package may be given to strangers."""
+def golden_vectors(subjects: Sequence[Subject], real: Mapping[str, Rows] | None = None) -> bytes:
+    """The content of golden.safetensors.
+
+    Args:
+        subjects: the graphs.
+        real: rows of the data by role, to take instead of synthetic ones. Not unless asked for: a package may be given
+            to strangers.
+    """
     tensors: dict[str, AnyRows | Doubles] = {}
     for subject in subjects:
-        rows = subject.entering(_rows(subject))
+        rows = subject.entering(_fitting(subject, real[subject.role] if real else _synthetic(subject)))
         judgement = DoubleGraph(subject.proto).judge(rows)
         name, truth, limits = tensor_names(subject.name, subject.spec)
         tensors[name] = rows
@@ -32,14 +38,18 @@ def golden_vectors(subjects: Sequence[Subject]) -> bytes:
     return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
 
 
-def _rows(subject: Subject) -> Rows:
-    """Random rows first, then corners, as many as fit."""
+def _synthetic(subject: Subject) -> Rows:
+    """Random rows, with corners between them."""
     shape = subject.row_shape
     if subject.role == "encoder":
         random, corners = random_images(shape), corner_images(shape)
     else:
         random, corners = random_latents(shape), corner_latents(shape)
-    rows = np.stack([row for pair in zip(random[: ROWS // 2], corners[: ROWS // 2], strict=False) for row in pair])
+    return np.stack([row for pair in zip(random[: ROWS // 2], corners[: ROWS // 2], strict=False) for row in pair])
+
+
+def _fitting(subject: Subject, rows: Rows) -> Rows:
+    """The first of them, as many as fit."""
     largest = max(math.prod(int(axis) for axis in tensor.shape[1:]) for tensor in subject.spec.outputs)
-    fitting = MAX_ELEMENTS // max(largest, math.prod(shape))
+    fitting = MAX_ELEMENTS // max(largest, math.prod(subject.row_shape))
     return np.ascontiguousarray(rows[: max(1, min(ROWS, fitting))])

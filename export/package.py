@@ -123,7 +123,7 @@ def _complete(staged: Path, manifest: Manifest) -> None:
         (staged / name).unlink(missing_ok=True)
     for graph in manifest.graphs.values():
         _stamp(staged / graph.path, {"vaeport.name": manifest.name, "vaeport.version": str(manifest.version)})
-    (staged / "README.md").write_text(model_card(manifest))
+    (staged / "README.md").write_text(model_card(manifest), encoding="utf-8")
     paths = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
     entries = [_entry(staged, path) for path in sorted(paths)]
     write_json(staged / BOM_NAME, bill_of_materials(replace(manifest, files=tuple(entries))))

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from export import parity
 from export.calibration import calibration_rows
+from export.card import IMAGES_INSIDE
 from export.end_metric import end_metric, pairs
 from export.errors import ExportError, VersionExistsError
 from export.golden import golden_vectors
@@ -19,6 +19,7 @@ from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
 from export.ladder import Subject, climb
 from export.package import next_version, publish, staging, write_json, write_receipt
+from export.pictures import RECONSTRUCTIONS, write_pictures
 from export.precisions import measure, receipt, require
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
@@ -45,6 +46,8 @@ def export_run(
     precisions: Sequence[str] = (FP32,),
     force: bool = False,
     data_root: Path = Path("data"),
+    card_images: bool = False,
+    golden_images: bool = False,
 ) -> Path:
     """Make the package of a run.
 
@@ -57,6 +60,8 @@ def export_run(
         precisions: of vaeport.package.PRECISIONS, "fp32" first.
         force: publish a precision in spite of what speaks against it.
         data_root: where the named data sets lie; only "int8" needs the run's data.
+        card_images: show held-out images and their reconstructions in the card.
+        golden_images: make the golden vectors of held-out images instead of synthetic ones.
 
     Returns:
         `models/<name>/<version>`, complete.
@@ -67,6 +72,51 @@ def export_run(
         ExportError: a bad name or format, a version that exists, a graph that does not compute what PyTorch does, or a
             precision that is not worth it.
     """
+    _check(to, version, formats)
+    run = open_run(path)
+    if run.config.autoencoder:
+        raise ExportError(f"{path}: a plain autoencoder: it has no posterior to encode to and no prior to sample from")
+    weights = LAST if last else BEST
+    checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
+    model, metrics = run.model_from(weights, checkpoint)
+    spec, images = model_spec(run, model), run.heldout()
+    real = {"encoder": images, "decoder": _posterior_means(model, images)}
+    with staging(to) as staged:
+        scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
+        with one_thread():
+            calibration = calibration_rows(run, model, data_root) if "int8" in precisions else {}
+            subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
+            report = _prove(subjects, real, spec)
+            parity.require(report, "nothing is written")
+            (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values()), real if golden_images else None))
+            binarization = run.description["data"]["preprocessing"]["binarization"]
+            write_pictures(staged, model, images, binarization, reconstructions=card_images)
+        measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
+        require(measured, force=force)
+        write_json(staged / "parity.json", parity.to_json(report))
+        (staged / CHECKPOINT).write_bytes(checkpoint)
+        training = _training_summary(run, metrics, "last" if last else "lowest test objective after the warm-up")
+        training[IMAGES_INSIDE] = [RECONSTRUCTIONS] * card_images + [GOLDEN_NAME] * golden_images
+        manifest = Manifest(
+            format=FORMAT,
+            name=to.name,
+            version=version or next_version(to),
+            model=spec,
+            preprocessing=_preprocessing(run),
+            graphs={graph: subject.spec for graph, subject in subjects.items()},
+            training=training,
+            parity=parity.summary(report),
+            files=(),  # listed when the folder is complete
+            precisions={name: one.spec for name, one in measured.items()},
+        )
+        made = publish(staged, to, manifest, exactly=version is not None)
+    if measured:
+        write_receipt(made, receipt(measured))
+    return made
+
+
+def _check(to: Path, version: int | None, formats: Sequence[str]) -> None:
+    """Before anything is read."""
     if not NAME_PATTERN.fullmatch(to.name):
         raise ExportError(f"--to {to}: the last component names the package: expected {NAME_PATTERN.pattern}")
     if version is not None and not 1 <= version <= MAX_VERSION:
@@ -75,34 +125,6 @@ def export_run(
         raise VersionExistsError(f"{to / str(version)}: is there already, and a package never changes")
     if "onnx" not in formats or not set(formats) <= set(FORMATS):
         raise ExportError(f"--formats: expected onnx, or {','.join(FORMATS)}, got {','.join(formats) or 'nothing'}")
-    run = open_run(path)
-    if run.config.autoencoder:
-        raise ExportError(f"{path}: a plain autoencoder: it has no posterior to encode to and no prior to sample from")
-    weights = LAST if last else BEST
-    checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
-    model, metrics = run.model_from(weights, checkpoint)
-    with staging(to) as staged:
-        scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
-        with one_thread():
-            calibration = calibration_rows(run, model, data_root) if "int8" in precisions else {}
-            subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
-            report = _prove(subjects, run, model)
-            parity.require(report, "nothing is written")
-            (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values())))
-        spec, images = model_spec(run, model), run.heldout()
-        measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
-        require(measured, force=force)
-        write_json(staged / "parity.json", parity.to_json(report))
-        (staged / CHECKPOINT).write_bytes(checkpoint)
-        training = _training_summary(run, metrics, "last" if last else "lowest test objective after the warm-up")
-        manifest = _manifest(
-            to.name, version or next_version(to), run, model, training, subjects, parity.summary(report)
-        )
-        manifest = replace(manifest, precisions={name: one.spec for name, one in measured.items()})
-        made = publish(staged, to, manifest, exactly=version is not None)
-    if measured:
-        write_receipt(made, receipt(measured))
-    return made
 
 
 def _write_graphs(
@@ -136,16 +158,14 @@ def _subject(staged: Path, name: str, proto: onnx.ModelProto, role: Role, script
     return Subject(name, onnx.load_from_string(data), spec, module, [*runtimes, *scripted], [*not_run, *not_scripted])
 
 
-def _prove(subjects: Mapping[str, Subject], run: Run, model: VAE) -> parity.Report:
-    """The ladder of every graph, and the end metric of every precision."""
-    images = run.heldout()
-    real = {"encoder": images, "decoder": _posterior_means(model, images)}
+def _prove(subjects: Mapping[str, Subject], real: Mapping[str, Rows], spec: ModelSpec) -> parity.Report:
+    """The ladder of every graph, on real rows by role among others, and the end metric of every precision."""
     report = parity.Report()
     for subject in subjects.values():
         report.add(climb(subject, real[subject.role]))
     if not report.failed:
         for encoder, decoder in pairs(subjects):
-            report.add(end_metric(encoder, decoder, model_spec(run, model), images))
+            report.add(end_metric(encoder, decoder, spec, real["encoder"]))
     return report
 
 
@@ -171,27 +191,9 @@ def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]
     }
 
 
-def _manifest(
-    name: str,
-    version: int,
-    run: Run,
-    model: VAE,
-    training: dict[str, Any],
-    subjects: Mapping[str, Subject],
-    parity_summary: dict[str, Any],
-) -> Manifest:
+def _preprocessing(run: Run) -> Preprocessing:
     prepared = run.description["data"]["preprocessing"]
-    return Manifest(
-        format=FORMAT,
-        name=name,
-        version=version,
-        model=model_spec(run, model),
-        preprocessing=Preprocessing(**{**prepared, "size": tuple(prepared["size"])}),
-        graphs={graph: subject.spec for graph, subject in subjects.items()},
-        training=training,
-        parity=parity_summary,
-        files=(),  # listed when the folder is complete
-    )
+    return Preprocessing(**{**prepared, "size": tuple(prepared["size"])})
 
 
 def model_spec(run: Run, model: VAE) -> ModelSpec:
