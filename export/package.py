@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -22,16 +23,52 @@ from vaeport.graphs import usable_cores
 from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
 from vaeport.package import Package, check_digest, open_package, sha256_of, versions
 
+STAGING = ".staging-"  # how the temporary folders begin: readers do not take them for versions
+
 
 @contextlib.contextmanager
 def staging(parent: Path) -> Iterator[Path]:
-    """A temporary folder in `parent`, which is made; gone at the end unless it was published."""
+    """A temporary folder in `parent`, which is made; gone at the end unless it was published.
+
+    What a killed export has left in `parent` is removed first. It is told from what a live one is using by a lock of
+    the kernel's on the folder itself: that ends with its process, and is no file that could end up in the package.
+    """
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    with contextlib.ExitStack() as using:
+        with _locked(parent):  # between the next lines, a new folder looks like one that was left
+            _remove_leftovers(parent)
+            folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=parent))
+            using.enter_context(_locked(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder. False if somebody else does (without `wait`), or the file system has no such locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Delete the staging folders that nobody uses. Needs the lock of `parent`."""
+    for folder in parent.glob(f"{STAGING}*"):
+        with (
+            contextlib.suppress(OSError),
+            _locked(folder, wait=False) as unused,
+        ):  # it may have been published meanwhile
+            if unused:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,12 +6,14 @@ would not repeat.
 
 import contextlib
 import io
+import os
 import signal
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -36,7 +38,7 @@ def write_torchscript(staged: Path, run: Run, weights: str, checkpoint: bytes) -
         The files by role.
     """
     (staged / FOLDER).mkdir()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as process:
         # Ctrl-C reaches the child as well, which would answer with a traceback; blocked signals are inherited.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -66,6 +68,18 @@ def without_debug(content: bytes) -> bytes:
             if not entry.filename.endswith(".debug_pkl"):
                 cleaned.writestr(zipfile.ZipInfo(entry.filename, LONG_AGO), archive.read(entry))
     return output.getvalue()
+
+
+def _end_with_parent() -> None:
+    """In the process of its own, which would wait for work for ever if a kill took the one that made it."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _trace_all(run: Run, weights: str, checkpoint: bytes) -> dict[str, bytes]:

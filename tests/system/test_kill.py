@@ -1,4 +1,4 @@
-"""Training that is killed at random moments: what is there is good, and the run goes on from it."""
+"""Training and export that are killed at random moments: what is there is good, and the next one goes on from it."""
 
 import json
 import random
@@ -7,15 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from export.pipeline import export_run
 from tests.support import ROOT
 from training.run import open_run
+from vaeport.package import open_package, versions
 
 pytestmark = pytest.mark.soak
 
 KILLS = 10
+EXPORT_KILLS = 20
 SETTINGS = ["--data", "digits", "--hidden-dims", "64", "--latent-dim", "4", "--batch-size", "32", "--device", "cpu"]
 
 
@@ -68,3 +71,35 @@ def test_a_run_killed_ten_times_resumes_exports_and_ends_like_the_one_that_was_n
     assert rows_of(run) == rows_of(tmp_path / "whole")
     assert (run / "last.safetensors").read_bytes() == (tmp_path / "whole" / "last.safetensors").read_bytes()
     assert not list(run.glob(".*"))
+
+
+def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_an_export_killed_again_and_again_shows_whole_versions_and_leaves_nothing(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    chance, seed = random.Random(), random.randrange(2**32)
+    chance.seed(seed)
+    print(f"seed {seed}")
+    to = tmp_path / "digits"
+    command = [sys.executable, "-m", "export", str(digits_run), "--to", str(to)]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    duration, children = time.monotonic() - began, []
+    for _ in range(EXPORT_KILLS):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, text=True) as process:
+            time.sleep(chance.uniform(0.0, 1.1 * duration))
+            children += _children(process)
+            process.kill()
+    for version in versions(to):
+        assert open_package(to / str(version)).manifest.version == version
+    made = export_run(digits_run, to)
+    assert sorted(path.name for path in to.iterdir()) == sorted(map(str, versions(to)))
+    assert made == to / str(versions(to)[-1])
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive  # a process that waits for work for ever
