@@ -7,10 +7,10 @@ import json
 import re
 from typing import Any
 
-from export.pictures import RECONSTRUCTIONS, SAMPLES, TRAVERSALS
 from vaeport.golden import GOLDEN_NAME
 from vaeport.manifest import Manifest
 
+SAMPLES, TRAVERSALS, RECONSTRUCTIONS = "samples.png", "traversals.png", "reconstructions.png"
 LIBRARY = "vaeport"
 TASK = "unconditional-image-generation"  # of Hugging Face's list
 TAGS = ("onnx", "variational-autoencoder", "vae")
@@ -61,7 +61,7 @@ The format is `{manifest.format}`; `manifest.json` has the size and sha256 of ev
 `python -m export verify` repeats them. The closest to its limit:
 
     {manifest.parity["worst"]}
-{_not_run(manifest)}
+{_not_run(manifest)}{_precisions(manifest)}
 ## What is in this folder
 
 {_inside(manifest)}
@@ -153,6 +153,26 @@ def _measures(evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
 def _not_run(manifest: Manifest) -> str:
     """What nobody has checked."""
     return "".join(f"    {row}\n" for row in manifest.parity["not_run"])
+
+
+def _precisions(manifest: Manifest) -> str:
+    """What another precision than fp32 costs."""
+    if not manifest.precisions:
+        return ""
+    rows = "\n".join(
+        f"| `{name}` | {spec.target} | {spec.elbo_change:.3g} nats per image, at most {spec.elbo_limit:.3g} "
+        f"| {spec.image_change:.2g} | {'measured' if spec.speed_measured else 'not measured'} |"
+        for name, spec in sorted(manifest.precisions.items())
+    )
+    return f"""
+## Other precisions
+
+| | for | mean change of the ELBO, and its limit | of a reconstruction's pixels, root mean square | speed |
+|---|---|---|---|---|
+{rows}
+
+Against fp32, both in exact arithmetic. `vaeport.load(..., precision=...)` takes one; none is taken unasked.
+"""
 
 
 def _inside(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from export.card import RECONSTRUCTIONS, SAMPLES, TRAVERSALS
 from export.inputs import Rows
 from training.data import binarize
 from training.model import VAE
@@ -22,7 +23,6 @@ from vaeport.prior import standard_normal
 if TYPE_CHECKING:
     from PIL import Image
 
-SAMPLES, TRAVERSALS, RECONSTRUCTIONS = "samples.png", "traversals.png", "reconstructions.png"
 MAX_BYTES = 100_000  # a picture that would be larger gets fewer rows, and smaller tiles at last
 TILE_PIXELS, SMALL_TILE_PIXELS = 56, 32  # of the longer side, at most
 COLUMNS, ROWS = 8, 8

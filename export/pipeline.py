@@ -11,7 +11,7 @@ import torch
 
 from export import parity
 from export.calibration import calibration_rows
-from export.card import IMAGES_INSIDE
+from export.card import IMAGES_INSIDE, RECONSTRUCTIONS
 from export.end_metric import end_metric, pairs
 from export.errors import ExportError, VersionExistsError
 from export.golden import golden_vectors
@@ -19,7 +19,7 @@ from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
 from export.ladder import Subject, climb
 from export.package import next_version, publish, staging, write_json, write_receipt
-from export.pictures import RECONSTRUCTIONS, write_pictures
+from export.pictures import write_pictures
 from export.precisions import measure, receipt, require
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript

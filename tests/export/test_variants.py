@@ -239,6 +239,9 @@ def test_the_manifest_says_what_each_precision_costs(all_precisions: Path) -> No
     fp16, int8 = manifest.precisions["fp16"], manifest.precisions["int8"]
     assert (fp16.target, int8.target, int8.speed_measured) == ("cuda", "cpu", True)
     assert 0 < fp16.elbo_change < int8.elbo_change < int8.elbo_limit
+    card = (all_precisions / "README.md").read_text()
+    assert f"| `int8` | cpu | {int8.elbo_change:.3g} nats per image, at most {int8.elbo_limit:.3g} |" in card
+    assert re.search(r"\| `fp16` \| cuda \|.*\| not measured \|", card)
 
 
 def test_the_receipt_lies_beside_the_package_and_has_its_digest(all_precisions: Path) -> None:
