@@ -73,3 +73,11 @@ class UnavailableError(ServerError, ConnectionError):
 
 class InternalError(ServerError):
     """A defect of the server. The text holds the id under which its log has the details."""
+
+
+MAX_TEXT = 1000
+
+
+def bounded(text: str) -> str:
+    """A text that quotes what a stranger wrote: the beginning, if it is long."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeport.errors import SelfTestError
+from vaeport.errors import SelfTestError, bounded
 from vaeport.graphs import Graph
 from vaeport.manifest import GraphSpec, ManifestFieldError, parse_json
 from vaeport.package import GoldenInvalidError, Package, check_digest
@@ -22,6 +22,8 @@ from vaeport.package import GoldenInvalidError, Package, check_digest
 GOLDEN_NAME = "golden.safetensors"
 GOLDEN_MAX_BYTES = 1 << 28
 HEADER_MAX_BYTES = 1 << 20
+MAX_ROWS = 1024  # each is computed alone, too
+MAX_AXES = 8
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "U8": np.dtype("u1")}
 
 Tensors = dict[str, NDArray[Any]]
@@ -82,9 +84,9 @@ def read_golden(package: Package) -> dict[str, Golden]:
         tensors = parse_safetensors(data)
         return {name: _golden_of(name, spec, tensors) for name, spec in package.manifest.graphs.items()}
     except KeyError as error:
-        raise GoldenInvalidError(f"{path}: missing {error}") from error
+        raise GoldenInvalidError(f"{path}: missing {bounded(str(error))}") from error
     except ValueError as error:
-        raise GoldenInvalidError(f"{path}: {error}") from error
+        raise GoldenInvalidError(f"{path}: {bounded(str(error))}") from error
 
 
 def tensor_names(graph: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
@@ -125,6 +127,8 @@ def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> NDArray[Any]:
         raise ValueError(f"{name}: dtype {entry['dtype']!r}, expected one of {', '.join(DTYPES)}")
     if any(type(number) is not int or not 0 <= number <= GOLDEN_MAX_BYTES for number in (start, end, *shape)):
         raise ValueError(f"{name}: shape and offsets must be integers from 0 to {GOLDEN_MAX_BYTES}")
+    if len(shape) > MAX_AXES:  # the product of very many takes very long
+        raise ValueError(f"{name}: a shape of {len(shape)} axes, expected at most {MAX_AXES}")
     if end > len(body) or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name}: offsets {start} to {end} do not hold {shape} of {entry['dtype']}")
     tensor: NDArray[Any] = np.frombuffer(body[start:end], dtype).reshape(shape)
@@ -135,8 +139,8 @@ def _golden_of(graph: str, spec: GraphSpec, tensors: Tensors) -> Golden:
     name, truth, limits = tensor_names(graph, spec)
     rows, dtype = tensors[name], np.dtype(spec.inputs[0].dtype)
     _check_shape(name, rows, (*rows.shape[:1], *spec.inputs[0].shape[1:]), dtype)
-    if not len(rows):
-        raise ValueError(f"{name}: no rows")
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise ValueError(f"{name}: expected 1 to {MAX_ROWS} rows, got {len(rows)}")
     for output in spec.outputs:
         for tensor in (truth[output.name], limits[output.name]):
             _check_shape(tensor, tensors[tensor], (len(rows), *output.shape[1:]), np.dtype(np.float64))

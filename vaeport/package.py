@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vaeport._version import __version__
-from vaeport.errors import PackageError
+from vaeport.errors import PackageError, bounded
 from vaeport.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -43,6 +43,8 @@ MAX_VERSION = 999_999_999  # nine digits
 ROLES = ("encoder", "decoder")
 FP32, PRECISIONS = "fp32", ("fp32", "fp16", "int8")
 BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
+MAX_ENTRIES = 1 << 15  # files and folders of a package; a manifest within its cap lists fewer
+PACKAGE_MAX_BYTES = 1 << 32  # of all files together: a reader computes the digest of each
 MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
 
 
@@ -223,7 +225,7 @@ def _parse_manifest(folder: Path, data: bytes) -> Manifest:
         manifest = Manifest.from_value(value)
         _check_values(manifest)
     except ManifestFieldError as error:
-        raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: {error}") from error
+        raise ManifestInvalidError(f"{folder / MANIFEST_NAME}: {bounded(str(error))}") from error
     return manifest
 
 
@@ -233,7 +235,8 @@ def _check_format(folder: Path, value: object) -> None:
     if found != FORMAT:
         newer = isinstance(found, str) and NEWER_FORMAT.fullmatch(found)
         hint = f"; a vaeport newer than {__version__} reads it" if newer else ""
-        raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {found!r}{hint}")
+        got = repr(found) if isinstance(found, str | int | None) else f"a {type(found).__name__}"
+        raise UnknownFormatError(f"{folder / MANIFEST_NAME}: format: expected {FORMAT!r}, got {bounded(got)}{hint}")
 
 
 def _check_values(manifest: Manifest) -> None:
@@ -260,6 +263,9 @@ def _check_values(manifest: Manifest) -> None:
     listed = [entry.path for entry in manifest.files]
     if listed != sorted(set(listed)):
         raise ManifestFieldError("manifest.files: paths must be sorted and unique")
+    sizes_of_files = [entry.size for entry in manifest.files]
+    if min(sizes_of_files, default=0) < 0 or sum(sizes_of_files) > PACKAGE_MAX_BYTES:
+        raise ManifestFieldError(f"manifest.files: sizes must be 0 or more, and at most {PACKAGE_MAX_BYTES} together")
     for name, graph in manifest.graphs.items():
         if graph.path not in listed:
             raise ManifestFieldError(f"manifest.graphs.{name}.path: {graph.path!r} is not in manifest.files")
@@ -285,25 +291,28 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
         path = PurePosixPath(entry.path)
         normal = str(path) == entry.path and not path.is_absolute() and ".." not in path.parts and entry.path != "."
         if not normal or "\\" in entry.path or "\0" in entry.path or entry.path == MANIFEST_NAME:
-            raise UnsafePathError(f"{folder / MANIFEST_NAME}: {entry.path!r} is no path inside the package")
+            raise UnsafePathError(f"{folder / MANIFEST_NAME}: {bounded(repr(entry.path))} is no path inside")
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
     present = _files_in(folder)
     listed = {entry.path for entry in manifest.files}
     if unlisted := sorted(present - listed - {MANIFEST_NAME}):
-        raise UnlistedFileError(f"{folder}: not in the manifest: {', '.join(unlisted)}")
+        raise UnlistedFileError(f"{folder}: not in the manifest: {bounded(', '.join(unlisted))}")
     if missing := sorted(listed - present):
-        raise MissingFileError(f"{folder}: in the manifest, but not here: {', '.join(missing)}")
+        raise MissingFileError(f"{folder}: in the manifest, but not here: {bounded(', '.join(missing))}")
 
 
 def _files_in(folder: Path) -> set[str]:
     """Relative POSIX paths of all files below `folder`; links and devices are refused, never followed."""
     found: set[str] = set()
-    pending = [folder]
+    pending, seen = [folder], 0
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
+                seen += 1
+                if seen > MAX_ENTRIES:
+                    raise UnlistedFileError(f"{folder}: more than {MAX_ENTRIES} files and folders")
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(Path(entry.path))
                 elif entry.is_file(follow_symlinks=False):
@@ -322,4 +331,4 @@ def _check_size(folder: Path, entry: FileEntry) -> None:
 def check_digest(path: Path, digest: str, entry: FileEntry) -> None:
     """Raise DigestMismatchError unless `digest`, of the content of `path`, is the listed one."""
     if digest != entry.sha256:
-        raise DigestMismatchError(f"{path}: expected sha256 {entry.sha256}, got {digest}")
+        raise DigestMismatchError(f"{path}: expected sha256 {bounded(entry.sha256)}, got {digest}")

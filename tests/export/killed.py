@@ -21,6 +21,7 @@ from export.package import publish, staging
 from vaeport.package import Package, open_package, versions
 
 WRITERS, EACH = 4, 3
+FEW = 20
 LATEST_KILL = 1000  # about as many calls as there are
 PUBLISHED_LAST = ("README.md", "manifest.json")
 
@@ -97,7 +98,10 @@ def steps(template: Package, folder: Path, part: int) -> int:
             kill_at(step)
             publish_copy(template, to)
 
-        assert os.WTERMSIG(end(start(work))) == signal.SIGKILL, step
+        if (ended := end(start(work))) == 0:  # it made a few calls less than the first one, and was through
+            assert step > counted[0] - FEW, step
+            break
+        assert os.WTERMSIG(ended) == signal.SIGKILL, step
         check(to, at_most=1)
         leftovers += len(list(to.glob(".staging-*")))
         made = publish_copy(template, to)
