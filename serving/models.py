@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.batching import Batcher
+from serving.batching import Batcher, Limits, Turn
 from serving.engine import Engine
 from vaeport.errors import PackageError
 from vaeport.golden import has_golden, self_test
@@ -64,13 +64,9 @@ def load_models(
     return [_load_model(path, device, threads, precision, public_key) for path in found]
 
 
-def serve_model(model: LoadedModel, engine: Engine, *, max_batch_rows: int, max_queue_rows: int) -> ServedModel:
-    """Give a loaded model its queues. Needs a running loop."""
-    batchers = {}
-    for role, graph in model.graphs.items():
-        run = partial(engine.run, graph)
-        batchers[role] = Batcher(run, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows)
-        batchers[role].start()
+def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) -> ServedModel:
+    """Give a loaded model its queues; all graphs of an engine share `turn`. Needs a running loop."""
+    batchers = {role: Batcher(partial(engine.run, graph), limits, turn=turn) for role, graph in model.graphs.items()}
     info = model_info(model.package, model.device)
     return ServedModel(info, batchers["encoder"], batchers["decoder"])
 

@@ -1,5 +1,6 @@
 """The settings of a server: one frozen object, made once in `main`; the text of each field is its --help."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,12 @@ class Settings:
     max_queue_rows: int = 4096
     """Rows that wait for the engine, per graph and worker; requests beyond that get RESOURCE_EXHAUSTED."""
 
+    max_queue_bytes: int = 512 * 2**20
+    """Bytes of the requests that wait, per graph and worker, likewise. A single larger request may wait alone."""
+
+    max_delay_ms: float = 0.0
+    """Milliseconds that a free engine waits for a fuller batch. 0 computes what there is: batches grow under load."""
+
     grace: float = 30.0
     """Seconds that accepted calls may still take after the first signal; a second signal ends at once."""
 
@@ -68,5 +75,9 @@ class Settings:
             raise SettingsError(
                 f"--max-queue-rows: expected at least {MAX_REQUEST_ROWS}, a whole request, got {self.max_queue_rows}"
             )
+        if self.max_queue_bytes < 1:
+            raise SettingsError(f"--max-queue-bytes: expected at least 1, got {self.max_queue_bytes}")
+        if not 0 <= self.max_delay_ms < math.inf:
+            raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")

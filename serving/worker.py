@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
+from serving.batching import Limits, Turn
 from serving.core import Core
 from serving.edge import Edge
 from serving.engine import Engine
@@ -52,9 +53,10 @@ async def _serve(
     signals: Sequence[signal.Signals],
 ) -> None:
     stop = _stop_event(signals)
-    engine = Engine()
-    rows = {"max_batch_rows": settings.max_batch_rows, "max_queue_rows": settings.max_queue_rows}
-    served = [serve_model(model, engine, **rows) for model in models]
+    engine, turn = Engine(), Turn()
+    delay = settings.max_delay_ms / 1000
+    limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
+    served = [serve_model(model, engine, limits, turn) for model in models]
     core = Core(served, max_request_rows=MAX_REQUEST_ROWS, default_model=settings.default_model)
     edge = Edge(core, address)
     await edge.start()

@@ -1,5 +1,7 @@
 """Dynamic batching: rows of many callers into batches, and each caller's own rows back."""
 
-from serving.batching.batcher import Batched, Batcher
+from serving.batching.batcher import Batcher, Turn
+from serving.batching.delivery import Batched
+from serving.batching.queue import Limits
 
-__all__ = ["Batched", "Batcher"]
+__all__ = ["Batched", "Batcher", "Limits", "Turn"]

@@ -1,214 +1,223 @@
 """Rows of concurrent callers, computed in batches by an engine that does one thing at a time.
 
-One task owns the queue, so there are no locks. It takes whatever waits the moment the engine is free, up to
-`max_batch_rows`: no timer, no artificial delay; batches grow by themselves while the engine is busy. A request that
-does not fit is split, and its outputs are put together again in order.
+One task owns the queue, so it needs no locks. It takes what waits the moment the engine is free, up to a whole batch:
+batches grow by themselves while the engine is busy. What else the batcher knows is in the modules beside this one:
+whose rows come next (queue), what a batch costs (cost), when a deadline cannot be met (deadlines), who is to blame for
+a batch that fails (halves), and how rows become answers (delivery).
 """
 
 import asyncio
-import time
-from collections import deque
+import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from serving.batching.cost import CostModel
+from serving.batching.deadlines import Clock, Deadlines
+from serving.batching.delivery import Batched, Piece, Request, Rows, Run, deliver
+from serving.batching.halves import Halves
+from serving.batching.queue import Limits, Queue
+from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
 
-from vaeport.errors import OverloadedError, UnavailableError
+log = logging.getLogger(__name__)
 
-Rows = NDArray[Any]  # the first axis is rows
-Run = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
+Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
+
+BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
 
-@dataclass(frozen=True, slots=True)
-class Batched:
-    """What the engine made of a caller's rows.
+class Turn(asyncio.Lock):
+    """Whose turn it is on an engine that several graphs share: first come, first served, so busy graphs alternate.
 
     Attributes:
-        outputs: one array per output, each with the caller's rows in the caller's order.
-        queue_seconds: from arrival until the engine began with the first row.
-        compute_seconds: in the engine, summed over the batches the rows were in.
-        batch_rows: rows of all callers in the largest of these batches.
+        ends: when the batch that runs will have been computed, or the last one was; seconds on the clock.
     """
 
-    outputs: tuple[Rows, ...]
-    queue_seconds: float
-    compute_seconds: float
-    batch_rows: int
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A caller that waits. `taken` rows have been given to the engine, so far."""
-
-    rows: Rows
-    done: asyncio.Future[Batched]
-    arrived: float
-    taken: int = 0
-    started: float | None = None
-    compute_seconds: float = 0.0
-    batch_rows: int = 0
-    outputs: list[tuple[Rows, ...]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Rows `start` to `stop` of a request, as part of one batch."""
-
-    request: _Request
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """When a batch began, how long it took, and its rows of all callers."""
-
-    started: float
-    seconds: float
-    rows: int
+    ends = -math.inf
 
 
 class Batcher:
     """The queue of one graph.
 
     Args:
-        run: computes a batch, given as the pieces to concatenate; returns one array per output.
-        max_batch_rows: rows of one batch.
-        max_queue_rows: rows that wait, at most; more are refused.
-        clock: seconds, monotonic.
+        compute: computes a batch, given as the pieces to concatenate; returns one array per output. Raises
+            UnavailableError if it cannot compute any more; every other error is taken for that of some row.
+        limits: of the queue and of a batch.
+        turn: shared by the graphs of an engine.
+        clock: seconds and timers; the running loop unless a test brings another.
     """
 
     def __init__(
-        self, run: Run, *, max_batch_rows: int, max_queue_rows: int, clock: Callable[[], float] = time.monotonic
+        self, compute: Compute, limits: Limits, *, turn: Turn | None = None, clock: Clock | None = None
     ) -> None:
-        self._run = run
-        self._max_batch_rows = max_batch_rows
-        self._max_queue_rows = max_queue_rows
-        self._clock = clock
-        self._queue: deque[_Request] = deque()
-        self._queued_rows = 0
-        self._seconds_per_row = 0.0
-        self._arrival = asyncio.Event()
-        self._owner: asyncio.Task[None] | None = None
+        self._compute = compute
+        self._limits = limits
+        self._turn = turn or Turn()
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock or self._loop
+        self._time = self._clock.time
+        self._queue = Queue(limits)
+        self._cost = CostModel(limits.max_batch_rows)
+        self._measured_at = -math.inf
+        self._deadlines = Deadlines(self._clock, self._on_due)
+        self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
+        self._running: list[Piece] = []
+        self._arrival, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
         self._closed = False
+        self._owner = self._loop.create_task(self._own(), name="batcher")
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the engine."""
-        return self._queued_rows
+        return self._queue.rows
 
-    def start(self) -> None:
-        """Begin to compute. Needs a running loop."""
-        self._owner = asyncio.create_task(self._own(), name="batcher")
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of the requests that wait, in whole or in part."""
+        return self._queue.bytes
+
+    async def drain(self) -> None:
+        """Wait until everyone who has come is answered."""
+        await self._idle.wait()
 
     async def close(self) -> None:
-        """End the owner; whoever still waits, or comes later, gets UnavailableError."""
-        self._closed = True
-        if self._owner is not None:
-            self._owner.cancel()
-            await asyncio.gather(self._owner, return_exceptions=True)
-        while self._queue:
-            self._fail(self._queue[0], UnavailableError("the server is stopping"))
+        """Answer whoever still waits, or comes later, with UnavailableError."""
+        self._end()
+        self._owner.cancel()
+        await asyncio.gather(self._owner, return_exceptions=True)
 
-    async def submit(self, rows: Rows) -> Batched:
-        """Wait until all of `rows` (at least one) are computed.
+    async def submit(self, rows: Rows, deadline: float | None = None) -> Batched:
+        """Wait until all of `rows` (at least one) are computed. If this is cancelled, they leave the queue at once.
+
+        Args:
+            rows: the first axis is rows.
+            deadline: seconds on the clock (that of the running loop); None is none.
 
         Raises:
             OverloadedError: the queue has no room for them; they were not queued.
-            UnavailableError: the batcher is closed, or was meanwhile.
-            Exception: what the engine raised on a batch with some of these rows.
+            DeadlineExceededError: the deadline cannot be met with what waits and runs, or could not any more at some
+                moment in the queue, or passed while they were computed.
+            UnavailableError: the batcher is closed, or was meanwhile, or the engine is lost.
+            Exception: what the engine raised on these rows.
         """
         assert len(rows) > 0
-        if self._closed:
-            raise UnavailableError("the server is stopping")
-        if self._queued_rows + len(rows) > self._max_queue_rows:
-            wait = self._queued_rows * self._seconds_per_row
-            text = f"the queue is full: {self._queued_rows} rows wait, {len(rows)} more would exceed"
-            raise OverloadedError(f"{text} {self._max_queue_rows}", retry_after=wait)
-        request = _Request(rows, asyncio.get_running_loop().create_future(), self._clock())
-        self._queue.append(request)
-        self._queued_rows += len(rows)
-        self._arrival.set()
+        now = self._time()
+        self._admit(rows, now, deadline)
+        due = math.inf if deadline is None else deadline
+        request = Request(rows, len(rows), now, due, self._loop.create_future())
+        self._queue.add(request)
+        if deadline is not None:
+            self._deadlines.add(request, deadline - self._predict(request.count, now))
+        if not self._arrival.is_set():
+            self._arrival.set()
+            self._idle.clear()
         try:
             return await request.done
-        finally:
-            self._forget(request)  # a cancelled caller's rows leave at once
+        except asyncio.CancelledError:
+            self._leave(request)
+            raise
+
+    def _admit(self, rows: Rows, now: float, deadline: float | None) -> None:
+        """Raise what keeps these rows out."""
+        if self._closed:
+            raise UnavailableError("the server is stopping")
+        running = max(0.0, self._turn.ends - now)
+        if (full := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+            raise OverloadedError(full, retry_after=running + self._cost.seconds(self._queue.rows))
+        if deadline is not None:
+            wait = running + self._predict(self._queue.rows_until(len(rows)), now)
+            if now + wait > deadline:
+                raise DeadlineExceededError(
+                    f"the deadline is in {deadline - now:.3g} s; computing these {len(rows)} rows, after"
+                    f" {self._queue.rows} that wait, would take {wait:.3g} s"
+                )
 
     async def _own(self) -> None:
-        while True:
-            await self._arrival.wait()
-            self._arrival.clear()
-            while pieces := self._take():
-                await self._compute(pieces)
-
-    def _take(self) -> list[_Piece]:
-        """The pieces of the next batch, in order of arrival."""
-        pieces: list[_Piece] = []
-        room = self._max_batch_rows
-        while room and self._queue:
-            request = self._queue[0]
-            stop = min(request.taken + room, len(request.rows))
-            pieces.append(_Piece(request, request.taken, stop))
-            room -= stop - request.taken
-            self._queued_rows -= stop - request.taken
-            request.taken = stop
-            if stop == len(request.rows):
-                self._queue.popleft()
-        return pieces
-
-    async def _compute(self, pieces: list[_Piece]) -> None:
-        """Run a batch and answer its callers, whatever happens: the owner must not end with somebody waiting."""
-        started = self._clock()
-        rows = sum(piece.stop - piece.start for piece in pieces)
         try:
-            outputs = await self._run([piece.request.rows[piece.start : piece.stop] for piece in pieces])
-            seconds = self._clock() - started
-            if wrong := [len(output) for output in outputs if len(output) != rows]:
-                raise RuntimeError(f"the engine made {wrong} rows of {rows}")
-            self._deliver_all(pieces, outputs, _Batch(started, seconds, rows))
-        except asyncio.CancelledError:  # closed while the batch runs
-            self._fail_all(pieces, UnavailableError("the server is stopping"))
-            raise
-        except Exception as error:
-            self._fail_all(pieces, error)
+            while True:
+                await self._arrival.wait()
+                if self._limits.max_delay:
+                    await self._linger()
+                async with self._turn:
+                    await self._compute_next()
+                if not self._queue.rows:
+                    self._arrival.clear()
+                    self._idle.set()
+        except Exception:  # a defect of ours: nobody may wait for an owner that is gone
+            log.exception("the batcher has failed, and refuses everything from now on")
+            self._end()
 
-    def _deliver_all(self, pieces: list[_Piece], outputs: tuple[Rows, ...], batch: _Batch) -> None:
-        self._seconds_per_row = batch.seconds / batch.rows
-        start = 0
-        for piece in pieces:
-            stop = start + piece.stop - piece.start
-            self._deliver(piece, tuple(output[start:stop] for output in outputs), batch)
-            start = stop
+    async def _linger(self) -> None:
+        """Wait for a fuller batch, while that costs nobody's deadline."""
+        while 0 < self._queue.rows < self._limits.max_batch_rows:
+            full = self._cost.seconds(self._limits.max_batch_rows)
+            until = min(self._queue.oldest_arrival() + self._limits.max_delay, self._deadlines.earliest - full)
+            if until <= self._time():
+                return
+            self._arrival.clear()
+            timer = self._clock.call_at(until, self._arrival.set)
+            try:
+                await self._arrival.wait()
+            finally:
+                timer.cancel()
 
-    def _deliver(self, piece: _Piece, outputs: tuple[Rows, ...], batch: _Batch) -> None:
-        request = piece.request
-        request.outputs.append(outputs)
-        request.started = batch.started if request.started is None else request.started
-        request.compute_seconds += batch.seconds
-        request.batch_rows = max(request.batch_rows, batch.rows)
-        if piece.stop < len(request.rows) or request.done.done():
-            return
-        whole = request.outputs[0]
-        if len(request.outputs) > 1:
-            whole = tuple(np.concatenate(parts) for parts in zip(*request.outputs, strict=True))
-        queue_seconds = request.started - request.arrived
-        request.done.set_result(Batched(whole, queue_seconds, request.compute_seconds, request.batch_rows))
+    async def _compute_next(self) -> None:
+        now = self._time()
+        ends = now + self._predict(min(self._queue.rows, self._limits.max_batch_rows), now)
+        self._running, late = self._queue.take(ends, lambda rows: self._predict(rows, now))
+        for request in late:
+            self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
+        await self._halves.compute(self._running)
+        self._running = []
 
-    def _fail_all(self, pieces: list[_Piece], error: Exception) -> None:
-        for piece in pieces:
-            self._fail(piece.request, error)
+    async def _attempt(self, pieces: list[Piece]) -> None:
+        """Run a batch and answer its callers, or raise what the engine raised."""
+        started = self._time()
+        rows = sum([piece.stop - piece.start for piece in pieces])
+        self._turn.ends = started + self._cost.seconds(rows)
+        try:
+            outputs = await self._compute([piece.rows for piece in pieces])
+        finally:
+            self._turn.ends = self._measured_at = self._time()
+        seconds = self._measured_at - started
+        if wrong := [len(output) for output in outputs if len(output) != rows]:
+            raise RuntimeError(f"the engine made {wrong} rows of {rows}")
+        self._cost.measured(rows, seconds)
+        for request in deliver(pieces, outputs, Run(started, seconds, rows)):
+            self._deadlines.forget(request)
 
-    def _fail(self, request: _Request, error: Exception) -> None:
-        self._forget(request)
+    def _predict(self, rows: int, now: float) -> float:
+        """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
+
+        An idle engine is not held to what it was long ago: if its last batches were slow and everybody's deadline is
+        shorter than that, nothing would ever be computed, and so nothing measured, again.
+        """
+        seconds = self._cost.seconds(rows)
+        return 0.0 if not self._running and now - self._measured_at > BELIEVED * seconds else seconds
+
+    def _on_due(self, request: Request, now: float) -> float:
+        """The deadline of a request has come, or the last moment to begin with it; else, when it will."""
+        waiting = request.count - request.taken
+        latest = request.deadline - (self._predict(waiting, now) if waiting else 0.0)
+        if latest <= now:
+            where = f"while {waiting} rows waited" if waiting else "while the rows were computed"
+            self._fail(request, DeadlineExceededError(f"the deadline could not be met any more, {where}"))
+        return latest
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self._leave(request)
         if not request.done.done():
             request.done.set_exception(error)
 
-    def _forget(self, request: _Request) -> None:
-        """Take what the engine has not begun with out of the queue."""
-        waiting = len(request.rows) - request.taken
-        if waiting:
-            self._queue.remove(request)
-            self._queued_rows -= waiting
-            request.taken = len(request.rows)
+    def _leave(self, request: Request) -> None:
+        """Forget a request that is answered, or was cancelled."""
+        self._queue.remove(request)
+        self._deadlines.forget(request)
+
+    def _end(self) -> None:
+        """Answer everyone, and accept nobody any more."""
+        self._closed = True
+        for request in (*self._queue.waiting(), *(piece.request for piece in self._running)):
+            self._fail(request, UnavailableError("the server is stopping"))
+        self._running = []
+        self._idle.set()

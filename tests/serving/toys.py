@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.batching import Batcher
-from serving.batching.batcher import Rows
+from serving.batching import Batcher, Limits, Turn
+from serving.batching.batcher import Compute
+from serving.batching.delivery import Rows
 from serving.engine.engine import assemble
 from serving.models import ServedModel
 from vaeport.results import ModelInfo
@@ -27,10 +28,9 @@ async def decode(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
     return 1 / (1 + np.exp(-logits)), logits
 
 
-def toy_model(name: str = "toy", version: int = 3, max_queue_rows: int = 4096) -> ServedModel:
+def toy_model(name: str = "toy", version: int = 3, max_queue_rows: int = 4096, encode: Compute = encode) -> ServedModel:
     """A served model with running queues; needs a running loop."""
     info = ModelInfo(name, str(version), IMAGE_SHAPE, LATENT_DIM, "bernoulli", "sha256:0", ("Toy",))
-    batchers = [Batcher(run, max_batch_rows=4, max_queue_rows=max_queue_rows) for run in (encode, decode)]
-    for batcher in batchers:
-        batcher.start()
-    return ServedModel(info, *batchers)
+    limits, turn = Limits(max_batch_rows=4, max_queue_rows=max_queue_rows, max_queue_bytes=10**6), Turn()
+    encoder, decoder = (Batcher(compute, limits, turn=turn) for compute in (encode, decode))
+    return ServedModel(info, encoder, decoder)

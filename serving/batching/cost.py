@@ -1,0 +1,98 @@
+"""How long a batch takes: seconds = fixed + per_row * rows, learned from the batches that ran.
+
+Sizes are grouped by powers of two. Each group keeps its last few batches and speaks by their median, so that a stall
+of the machine moves nothing and a lasting change is believed after a few batches. The line goes through the groups
+by least squares of the relative error (the largest batches would outvote single rows otherwise), where a group counts
+less the longer ago it was measured.
+
+Where it is not known, the cost is taken for the least that it can be: nobody is refused on a guess. It is 0 before the
+first batch, and a batch larger than all that were measured is taken to cost what the largest of them did.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+
+REMEMBERED = 7  # batches of a group; up to 3 of them may be outliers
+FORGETTING = 0.99  # a group's weight falls by this factor with each batch of another size,
+REMEMBERING = 1e-3  # but not below this: an old slope is better than none
+SHORTEST = 1e-6  # seconds; below it a clock measures itself
+
+
+@dataclass(slots=True)
+class _Group:
+    """The last batches of similar sizes, and when, counted in batches, the last one was."""
+
+    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    latest: int = 0
+    rows: int = 0  # the median size
+    cost: float = 0.0  # the median, in seconds
+
+
+class CostModel:
+    """The measured cost of one graph's batches.
+
+    Args:
+        max_batch_rows: more rows than this take several batches.
+    """
+
+    def __init__(self, max_batch_rows: int) -> None:
+        self._max_batch_rows = max_batch_rows
+        self._groups: dict[int, _Group] = {}
+        self._batches = 0
+        self._largest = 0
+        self._fixed = 0.0
+        self._per_row = 0.0
+
+    def seconds(self, rows: int) -> float:
+        """What `rows` rows will take, in as few batches as possible."""
+        if rows <= self._max_batch_rows:
+            return self._of_batch(rows)
+        full, rest = divmod(rows, self._max_batch_rows)
+        return full * self._of_batch(self._max_batch_rows) + (self._of_batch(rest) if rest else 0.0)
+
+    def measured(self, rows: int, seconds: float) -> None:
+        """Learn that a batch of `rows` rows took `seconds`."""
+        self._batches += 1
+        group = self._groups.setdefault(rows.bit_length(), _Group())
+        group.sizes.append(rows)
+        group.seconds.append(max(seconds, SHORTEST))
+        group.latest = self._batches
+        group.rows = _median(group.sizes)
+        group.cost = _median(group.seconds)
+        self._largest = max(self._largest, group.rows)
+        self._fit()
+
+    def _of_batch(self, rows: int) -> float:
+        return self._fixed + self._per_row * min(rows, self._largest)
+
+    def _fit(self) -> None:
+        """Weighted least squares of (fixed + per_row * rows) / cost = 1 over the groups, with neither part negative."""
+        s, sx, sxx, sy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0
+        for group in self._groups.values():
+            x, y = group.rows, group.cost
+            weight = max(REMEMBERING, FORGETTING ** (self._batches - group.latest)) / (y * y)
+            s += weight
+            sx += weight * x
+            sxx += weight * x * x
+            sy += weight * y
+            sxy += weight * x * y
+        determinant = s * sxx - sx * sx
+        flat = determinant <= 1e-9 * s * sxx  # a single size: the least it can mean for a smaller one is its share
+        per_row = sxy / sxx if flat else (s * sxy - sx * sy) / determinant
+        fixed = 0.0 if flat else (sy - per_row * sx) / s
+        if per_row < 0:
+            per_row, fixed = 0.0, sy / s
+        elif fixed < 0:
+            per_row, fixed = sxy / sxx, 0.0
+        self._per_row, self._fixed = per_row, fixed
+
+
+def _median(values: Iterable[Number]) -> Number:
+    """The lower one of an even number, so that the first slow batches of a process are forgotten soonest."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]

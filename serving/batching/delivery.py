@@ -1,0 +1,112 @@
+"""A caller's request, and how the rows of its batches become its one answer."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[Any]  # the first axis is rows
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """What the engine made of a caller's rows.
+
+    Attributes:
+        outputs: one array per output, each with the caller's rows in the caller's order.
+        queue_seconds: from arrival until the engine began with the first row.
+        compute_seconds: in the engine, summed over the batches the rows were in.
+        batch_rows: rows of all callers in the largest of these batches.
+    """
+
+    outputs: tuple[Rows, ...]
+    queue_seconds: float
+    compute_seconds: float
+    batch_rows: int
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A caller that waits.
+
+    Attributes:
+        rows: what is to be computed.
+        count: how many rows that are.
+        arrived: seconds on the clock.
+        deadline: seconds on the clock; infinity is none.
+        done: the answer.
+        taken: rows that are given to the engine or were, in order.
+        ticket: what its deadline is known by; see Deadlines.
+    """
+
+    rows: Rows
+    count: int
+    arrived: float
+    deadline: float
+    done: asyncio.Future[Batched]
+    taken: int = 0
+    ticket: int = 0
+    started: float = 0.0
+    compute_seconds: float = 0.0
+    batch_rows: int = 0
+    parts: list[tuple[Rows, ...]] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Rows `start` to `stop` of a request, as part of one batch. A request has at most one piece in a batch."""
+
+    request: Request
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> Rows:
+        """The rows themselves, not copied."""
+        rows = self.request.rows
+        return rows if self.stop - self.start == len(rows) else rows[self.start : self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """When the engine began with a batch, how long it took, in seconds, and the batch's rows of all callers."""
+
+    started: float
+    seconds: float
+    rows: int
+
+
+def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], run: Run) -> list[Request]:
+    """Give each piece its rows of the outputs; returns the requests that are answered now."""
+    answered = []
+    start = 0
+    for piece in pieces:
+        request = piece.request
+        stop = start + piece.stop - piece.start
+        if not request.done.done():  # else its caller has left
+            part = tuple([output[start:stop] for output in outputs])
+            answer = _answer(request, part, run, last=piece.stop == request.count)
+            if answer is not None:
+                request.done.set_result(answer)
+                answered.append(request)
+        start = stop
+    return answered
+
+
+def _answer(request: Request, part: tuple[Rows, ...], run: Run, *, last: bool) -> Batched | None:
+    """The whole answer if this is its last part."""
+    if last and request.parts is None:  # not split, as nearly all are
+        return Batched(part, run.started - request.arrived, run.seconds, run.rows)
+    if request.parts is None:
+        request.parts = []
+        request.started = run.started
+    request.parts.append(part)
+    request.compute_seconds += run.seconds
+    request.batch_rows = max(request.batch_rows, run.rows)
+    if not last:
+        return None
+    outputs = tuple(np.concatenate(parts) for parts in zip(*request.parts, strict=True))
+    return Batched(outputs, request.started - request.arrived, request.compute_seconds, request.batch_rows)

@@ -1,0 +1,62 @@
+"""Who is to blame when a batch fails: it is computed again by halves, so that only the guilty callers get the error.
+
+One guilty caller among n costs 2 log2(n) further runs. Retries are paid from an allowance: a split takes one from it,
+a run that succeeds gives one back. A guilty caller among innocent ones is therefore found again and again for ever
+(each split that leads to it has another half, which succeeds), while an engine that fails for everything uses the
+allowance up once, which is 2 * ALLOWANCE further runs, and from then on costs one run per batch, until it works again.
+Without an allowance, innocent callers in a batch that fails get the error, too.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from serving.batching.delivery import Piece
+from vaeport.errors import UnavailableError
+
+ALLOWANCE = 64  # splits
+
+
+class Halves:
+    """Computes batches, and retries those that fail.
+
+    Args:
+        attempt: computes pieces and answers their callers; raises what the engine raised. UnavailableError says that
+            the engine is lost, and is not retried.
+        fail: gives the caller of a piece an error.
+    """
+
+    def __init__(
+        self, attempt: Callable[[list[Piece]], Awaitable[None]], fail: Callable[[Piece, Exception], None]
+    ) -> None:
+        self._attempt = attempt
+        self._fail = fail
+        self._allowance = ALLOWANCE
+
+    async def compute(self, pieces: list[Piece]) -> None:
+        """Compute a batch; everyone in it has been served or has an error when this returns."""
+        waiting = [pieces]
+        while waiting:
+            part = [piece for piece in waiting.pop() if not piece.request.done.done()]  # others left meanwhile
+            if not part:
+                continue
+            try:
+                await self._attempt(part)
+                self._allowance = min(ALLOWANCE, self._allowance + 1)
+            except UnavailableError as error:
+                self._fail_all([piece for rest in (part, *waiting) for piece in rest], error)
+                return
+            except Exception as error:  # whatever the engine raises is some caller's answer
+                halves = self._split(part)
+                if not halves:
+                    self._fail_all(part, error)
+                waiting += halves
+
+    def _split(self, part: list[Piece]) -> list[list[Piece]]:
+        """The halves to try, the first one last; none for a single caller, or without an allowance."""
+        if len(part) < 2 or not self._allowance:
+            return []
+        self._allowance -= 1
+        return [part[len(part) // 2 :], part[: len(part) // 2]]
+
+    def _fail_all(self, pieces: list[Piece], error: Exception) -> None:
+        for piece in pieces:
+            self._fail(piece, error)

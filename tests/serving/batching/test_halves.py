@@ -1,0 +1,102 @@
+"""A batch that fails is computed again by halves; what that may cost is bounded."""
+
+import asyncio
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+
+from serving.batching.delivery import Batched, Piece, Request
+from serving.batching.halves import ALLOWANCE, Halves
+from vaeport.errors import UnavailableError
+
+
+class Attempts:
+    """An engine that fails on some callers, and what became of each."""
+
+    def __init__(self, guilty: Collection[int] = (), error: type[Exception] = RuntimeError) -> None:
+        self.guilty, self.error = guilty, error
+        self.sizes: list[int] = []
+        self.halves = Halves(self.attempt, lambda piece, error: piece.request.done.set_exception(error))
+
+    async def attempt(self, pieces: list[Piece]) -> None:
+        self.sizes.append(len(pieces))
+        await asyncio.sleep(0)
+        if any(piece.start in self.guilty for piece in pieces):
+            raise self.error("broken")
+        for piece in pieces:
+            piece.request.done.set_result(Batched((), 0.0, 0.0, len(pieces)))
+
+    async def batch(self, callers: Collection[int]) -> set[int]:
+        """The callers who got an error."""
+        loop = asyncio.get_running_loop()
+        pieces = [
+            Piece(Request(np.zeros(1), 1, 0.0, 0.0, loop.create_future()), caller, caller + 1) for caller in callers
+        ]
+        await self.halves.compute(pieces)
+        assert all(piece.request.done.done() for piece in pieces)
+        return {piece.start for piece in pieces if piece.request.done.exception() is not None}
+
+
+@pytest.mark.parametrize("guilty", [{0}, {255}, {100}, {0, 1}, {3, 99, 200}, set(range(0, 256, 32))])
+async def test_only_the_guilty_get_the_error(guilty: set[int]) -> None:
+    attempts = Attempts(guilty)
+    assert await attempts.batch(range(256)) == guilty
+
+
+async def test_one_guilty_caller_of_256_costs_16_more_runs() -> None:
+    attempts = Attempts({77})
+    await attempts.batch(range(256))
+    assert len(attempts.sizes) == 1 + 16
+
+
+async def test_a_guilty_caller_alone_is_not_tried_twice() -> None:
+    attempts = Attempts({5})
+    assert await attempts.batch([5]) == {5}
+    assert attempts.sizes == [1]
+
+
+async def test_an_engine_that_fails_for_everything_soon_costs_one_run_per_batch() -> None:
+    attempts = Attempts(range(256))
+    for _ in range(100):
+        assert await attempts.batch(range(256)) == set(range(256))
+    assert len(attempts.sizes) <= 100 + 2 * ALLOWANCE
+    attempts.sizes.clear()
+    await attempts.batch(range(256))
+    assert attempts.sizes == [256]
+
+
+async def test_when_the_engine_works_again_the_guilty_are_found_again() -> None:
+    attempts = Attempts(range(256))
+    for _ in range(10):
+        await attempts.batch(range(256))
+    attempts.guilty = ()
+    for _ in range(8):
+        await attempts.batch(range(256))
+    attempts.guilty = {9}
+    assert await attempts.batch(range(256)) == {9}
+
+
+async def test_a_guilty_caller_in_every_batch_for_ever_never_harms_its_neighbours() -> None:
+    attempts = Attempts()
+    for i in range(500):
+        attempts.guilty = {i % 64}
+        assert await attempts.batch(range(64)) == {i % 64}
+
+
+async def test_a_lost_engine_is_not_tried_again() -> None:
+    attempts = Attempts({3}, UnavailableError)
+    assert await attempts.batch(range(8)) == set(range(8))
+    assert attempts.sizes == [8]
+
+
+async def test_an_engine_lost_during_the_retries_fails_whoever_is_left() -> None:
+    attempts = Attempts({0})
+
+    async def lost(pieces: list[Piece]) -> None:
+        if attempts.sizes == [8, 4, 2, 1, 1]:
+            raise UnavailableError("lost")
+        await attempts.attempt(pieces)
+
+    attempts.halves = Halves(lost, lambda piece, error: piece.request.done.set_exception(error))
+    assert await attempts.batch(range(8)) == {0, 2, 3, 4, 5, 6, 7}
