@@ -1,4 +1,7 @@
-"""What each call means: arrays in, arrays out, domain errors. Every edge calls this; it knows no transport."""
+"""What each call means: arrays in, arrays out, domain errors. Every edge calls this; it knows no transport.
+
+A `deadline` is in seconds on the running loop's clock, None is none; it holds for all stages of a call together.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,60 +95,78 @@ class Core:
         return (self._find(model, version).info,)
 
     async def encode(
-        self, model: str, version: str, images: NDArray[np.generic], seed: int | None = None, first_row: int = 0
+        self,
+        model: str,
+        version: str,
+        images: NDArray[np.generic],
+        seed: int | None = None,
+        first_row: int = 0,
+        deadline: float | None = None,
     ) -> Encoded:
         """The posterior of each image, and with a seed a draw from it.
 
         Raises:
-            NotFoundError, InvalidInputError, OverloadedError.
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
         """
         served = self._find(model, version)
         rows = as_images(images, served.info.image_shape)
         self._check_count("images", len(rows))
         noise = None if seed is None else standard_normal(seed, first_row, len(rows), served.info.latent_dim)
-        batched = await served.encoder.submit(rows)
+        batched = await served.encoder.submit(rows, deadline)
         mean, log_var = batched.outputs
         latents = None if noise is None else mean + np.exp(0.5 * log_var) * noise
         return Encoded(served.info, mean, log_var, latents, Timings.of(batched))
 
-    async def decode(self, model: str, version: str, latents: NDArray[np.generic]) -> Decoded:
+    async def decode(
+        self, model: str, version: str, latents: NDArray[np.generic], deadline: float | None = None
+    ) -> Decoded:
         """The image of each latent.
 
         Raises:
-            NotFoundError, InvalidInputError, OverloadedError.
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
         """
         served = self._find(model, version)
         rows = as_latents(latents, served.info.latent_dim)
         self._check_count("latents", len(rows))
-        batched = await served.decoder.submit(rows)
+        batched = await served.decoder.submit(rows, deadline)
         return Decoded(served.info, batched.outputs[0], Timings.of(batched))
 
     async def sample(
-        self, model: str, version: str, count: int, *, seed: int | None, first_row: int, temperature: float
+        self,
+        model: str,
+        version: str,
+        count: int,
+        *,
+        seed: int | None,
+        first_row: int,
+        temperature: float,
+        deadline: float | None = None,
     ) -> Sampled:
         """Images from the prior; see vaeport.prior for what a seed means.
 
         Raises:
-            NotFoundError, InvalidInputError, OverloadedError.
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
         """
         served = self._find(model, version)
         self._check_count("count", count)
         draw = Draw.of(count, seed, first_row, temperature)
         latents = draw.latents(served.info.latent_dim)
-        batched = await served.decoder.submit(latents)
+        batched = await served.decoder.submit(latents, deadline)
         return Sampled(served.info, batched.outputs[0], latents, draw.seed, Timings.of(batched))
 
-    async def reconstruct(self, model: str, version: str, images: NDArray[np.generic]) -> Decoded:
+    async def reconstruct(
+        self, model: str, version: str, images: NDArray[np.generic], deadline: float | None = None
+    ) -> Decoded:
         """Decode the posterior mean of each image.
 
         Raises:
-            NotFoundError, InvalidInputError, OverloadedError.
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
         """
         served = self._find(model, version)
         rows = as_images(images, served.info.image_shape)
         self._check_count("images", len(rows))
-        encoded = await served.encoder.submit(rows)
-        decoded = await served.decoder.submit(encoded.outputs[0])
+        encoded = await served.encoder.submit(rows, deadline)
+        decoded = await served.decoder.submit(encoded.outputs[0], deadline)
         return Decoded(served.info, decoded.outputs[0], Timings.of(encoded, decoded))
 
     async def close(self) -> None:

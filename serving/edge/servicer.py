@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.core import Core, Timings
+from serving.edge.deadline import Context, deadline_of
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
@@ -32,10 +33,11 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             default_model=self._core.default_model,
         )
 
-    async def Encode(self, request: vae_pb2.EncodeRequest, context: object) -> vae_pb2.EncodeResponse:
+    async def Encode(self, request: vae_pb2.EncodeRequest, context: Context) -> vae_pb2.EncodeResponse:
+        deadline = deadline_of(context)
         images = from_tensor("images", request.images)
         seed = request.seed if request.HasField("seed") else None
-        encoded = await self._core.encode(request.model, request.version, images, seed, request.first_row)
+        encoded = await self._core.encode(request.model, request.version, images, seed, request.first_row, deadline)
         return vae_pb2.EncodeResponse(
             model=encoded.model.name,
             version=encoded.model.version,
@@ -45,10 +47,11 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             timings=_timings(encoded.timings),
         )
 
-    async def Decode(self, request: vae_pb2.DecodeRequest, context: object) -> vae_pb2.DecodeResponse:
+    async def Decode(self, request: vae_pb2.DecodeRequest, context: Context) -> vae_pb2.DecodeResponse:
+        deadline = deadline_of(context)
         _check_image_dtype(request.dtype)
         latents = from_tensor("latents", request.latents)
-        decoded = await self._core.decode(request.model, request.version, latents)
+        decoded = await self._core.decode(request.model, request.version, latents, deadline)
         return vae_pb2.DecodeResponse(
             model=decoded.model.name,
             version=decoded.model.version,
@@ -56,7 +59,8 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             timings=_timings(decoded.timings),
         )
 
-    async def Sample(self, request: vae_pb2.SampleRequest, context: object) -> vae_pb2.SampleResponse:
+    async def Sample(self, request: vae_pb2.SampleRequest, context: Context) -> vae_pb2.SampleResponse:
+        deadline = deadline_of(context)
         _check_image_dtype(request.dtype)
         sampled = await self._core.sample(
             request.model,
@@ -65,6 +69,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             seed=request.seed if request.HasField("seed") else None,
             first_row=request.first_row,
             temperature=request.temperature if request.HasField("temperature") else 1.0,
+            deadline=deadline,
         )
         return vae_pb2.SampleResponse(
             model=sampled.model.name,
@@ -75,10 +80,11 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             timings=_timings(sampled.timings),
         )
 
-    async def Reconstruct(self, request: vae_pb2.ReconstructRequest, context: object) -> vae_pb2.ReconstructResponse:
+    async def Reconstruct(self, request: vae_pb2.ReconstructRequest, context: Context) -> vae_pb2.ReconstructResponse:
+        deadline = deadline_of(context)
         _check_image_dtype(request.dtype)
         images = from_tensor("images", request.images)
-        decoded = await self._core.reconstruct(request.model, request.version, images)
+        decoded = await self._core.reconstruct(request.model, request.version, images, deadline)
         return vae_pb2.ReconstructResponse(
             model=decoded.model.name,
             version=decoded.model.version,

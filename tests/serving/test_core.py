@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from serving.batching import Batched, Batcher
+from serving.batching.delivery import Rows
 from serving.core import Core
 from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, toy_model
-from vaeport.errors import InvalidInputError, NotFoundError
+from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError
 from vaeport.prior import standard_normal
 
 
@@ -128,3 +130,25 @@ async def test_more_rows_than_a_request_may_have_are_refused(core: Core) -> None
     ):
         with pytest.raises(InvalidInputError, match=f"{field}: expected at most 10 rows, got 11 rows"):
             await call
+
+
+async def test_one_deadline_holds_for_all_stages_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float | None] = []
+    submit = Batcher.submit
+
+    async def recorded(self: Batcher, rows: Rows, deadline: float | None = None) -> Batched:
+        seen.append(deadline)
+        return await submit(self, rows, deadline)
+
+    monkeypatch.setattr(Batcher, "submit", recorded)
+    core = Core([toy_model()], max_request_rows=10)
+    deadline = asyncio.get_running_loop().time() + 60
+    await core.reconstruct("", "", images(1), deadline)
+    assert seen == [deadline, deadline]
+    await core.encode("", "", images(1), deadline=deadline)
+    await core.decode("", "", np.zeros((1, 2), np.float32), deadline)
+    await core.sample("", "", 1, seed=1, first_row=0, temperature=1.0, deadline=deadline)
+    assert seen == [deadline] * 5
+    with pytest.raises(DeadlineExceededError):
+        await core.reconstruct("", "", images(1), deadline - 120)
+    await core.close()

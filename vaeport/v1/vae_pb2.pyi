@@ -14,10 +14,11 @@ STATUS. All calls are idempotent: the same request (with a seed, where there is 
   INVALID_ARGUMENT    a bad dtype, shape, byte length, value (NaN, infinite, out of range), zero or too many rows, or
                       bytes that are no message. The text names the field, what was expected and what came.
   NOT_FOUND           no such model or version; the text names what there is.
-  RESOURCE_EXHAUSTED  the queue is full. The status details hold a google.rpc.RetryInfo and the trailing metadata
+  RESOURCE_EXHAUSTED  the queue is full, in rows or bytes. The status details hold a google.rpc.RetryInfo and the trailing metadata
                       `grpc-retry-pushback-ms`: wait that long before the next try. (Without them: a message over a
                       size limit; trying again will not help.)
-  DEADLINE_EXCEEDED   the deadline passed. Set one on every call.
+  DEADLINE_EXCEEDED   the deadline passed, or cannot be met: by what batches have been costing, the answer would come
+                      too late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
   UNAVAILABLE         starting, draining or gone. Try again, here or elsewhere.
   UNIMPLEMENTED       this server does not offer the call.
   INTERNAL            a defect of the server. The text holds an id that is in its log.

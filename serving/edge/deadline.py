@@ -1,0 +1,21 @@
+"""The deadline of a call, from the wire's clock to the loop's."""
+
+import asyncio
+from typing import Protocol
+
+LONGEST_SECONDS = 365 * 24 * 3600.0  # clients that want none send deadlines of centuries, which no clock can hold
+
+
+class Context(Protocol):
+    """What is needed of a grpc.aio.ServicerContext."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+
+
+def deadline_of(context: Context) -> float | None:
+    """When the caller stops waiting, in seconds on the running loop's clock; None if there is no deadline."""
+    remaining = context.time_remaining()
+    if remaining is None or remaining > LONGEST_SECONDS:
+        return None
+    return asyncio.get_running_loop().time() + remaining
