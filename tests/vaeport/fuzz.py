@@ -32,8 +32,8 @@ from vaeport.package import open_package
 GROWTH_BYTES = 200 * 10**6
 HANG_SECONDS = 30
 LONG_MESSAGE = 10_000
-# What vaeport/graphs.py does not promise yet: it raises TypeError for an operator whose name is no UTF-8, quotes names of
-# any length, and lets ONNX Runtime take what it likes to fold constants (1 GB for a graph of 4 kB).
+# What vaeport/graphs.py does not promise yet: it raises TypeError for an operator whose name is no UTF-8, quotes names
+# of any length, and lets ONNX Runtime take what it likes to fold constants (1 GB for a graph of 4 kB).
 NOT_YET, NOT_YET_BOUNDED = "graphs.py", mutations.graph_structure
 IN_ACCESS, IN_OPEN = 0x1, 0x20  # of inotify
 ALL = (*mutations.MANIFEST * 3, *mutations.FOLDER, *mutations.GOLDEN * 2, *mutations.GRAPHS * 3)
