@@ -3,18 +3,23 @@
 A `deadline` is in seconds on the running loop's clock, None is none; it holds for all stages of a call together.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Batched
 from serving.models import ServedModel
-from vaeport.arrays import as_images, as_latents, check_rows
-from vaeport.errors import InvalidInputError, NotFoundError
+from vaeport import scoring
+from vaeport.arrays import as_images, as_latents, check_rows, to_float
+from vaeport.errors import InvalidInputError, NotFoundError, OverloadedError
 from vaeport.prior import Draw, standard_normal
-from vaeport.results import ModelInfo
+from vaeport.results import ModelInfo, Scores
+
+STREAM_CHUNK_ROWS = 256  # of a stream that does not say: 0.8 MB of float32 images of 28x28
+SHORTEST_WAIT_SECONDS = 0.01  # before a full queue is tried again
 
 Floats = NDArray[np.float32]
 
@@ -65,6 +70,15 @@ class Sampled:
     images: Floats
     latents: Floats
     seed: int
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How well the model explains some images."""
+
+    model: ModelInfo
+    scores: Scores
     timings: Timings
 
 
@@ -149,10 +163,50 @@ class Core:
         """
         served = self._find(model, version)
         self._check_count("count", count)
-        draw = Draw.of(count, seed, first_row, temperature)
-        latents = draw.latents(served.info.latent_dim)
-        batched = await served.decoder.submit(latents, deadline)
-        return Sampled(served.info, batched.outputs[0], latents, draw.seed, Timings.of(batched))
+        return await _sample(served, Draw.of(count, seed, first_row, temperature), deadline)
+
+    async def sample_stream(
+        self,
+        model: str,
+        version: str,
+        count: int,
+        *,
+        chunk_rows: int,
+        seed: int | None,
+        first_row: int,
+        temperature: float,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[tuple[int, Sampled], None]:
+        """Images from the prior, any number: chunks in row order, each with its first row.
+
+        One chunk is computed ahead of the one that is taken, and no more. After the first one, a queue that is full is
+        waited for.
+
+        Args:
+            model, version, count, seed, first_row, temperature, deadline: as in `sample`.
+            chunk_rows: at most; 0 leaves it to the server.
+
+        Raises:
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
+        """
+        served = self._find(model, version)
+        whole = Draw.of(count, seed, first_row, temperature)
+        rows = min(chunk_rows or STREAM_CHUNK_ROWS, self.max_request_rows)
+        draws = (
+            replace(whole, first_row=whole.first_row + start, count=min(rows, count - start))
+            for start in range(0, count, rows)
+        )
+        first = next(draws)
+        ahead = asyncio.ensure_future(_sample(served, first, deadline))
+        try:
+            for draw in draws:
+                done = await ahead
+                ahead = asyncio.ensure_future(_patiently(served, draw, deadline))
+                yield first.first_row, done
+                first = draw
+            yield first.first_row, await ahead
+        finally:
+            ahead.cancel()
 
     async def reconstruct(
         self, model: str, version: str, images: NDArray[np.generic], deadline: float | None = None
@@ -168,6 +222,38 @@ class Core:
         encoded = await served.encoder.submit(rows, deadline)
         decoded = await served.decoder.submit(encoded.outputs[0], deadline)
         return Decoded(served.info, decoded.outputs[0], Timings.of(encoded, decoded))
+
+    async def score(
+        self,
+        model: str,
+        version: str,
+        images: NDArray[np.generic],
+        *,
+        importance_samples: int,
+        seed: int | None,
+        first_row: int,
+        deadline: float | None = None,
+    ) -> Scored:
+        """How well the model explains each image; see vaeport.scoring.
+
+        Raises:
+            NotFoundError, InvalidInputError, and what Batcher.submit raises.
+        """
+        served = self._find(model, version)
+        rows = as_images(images, served.info.image_shape)
+        self._check_count("images", len(rows))
+        scoring.check_samples(importance_samples, len(rows))
+        encoded = await served.encoder.submit(rows, deadline)
+        mean, log_var = encoded.outputs
+        draws = await asyncio.to_thread(scoring.draw, mean, log_var, importance_samples, seed, first_row)
+        floats, densities, stages = to_float(rows), [], [encoded]
+        for start in range(0, len(draws.latents), self.max_request_rows):
+            part = slice(start, min(start + self.max_request_rows, len(draws.latents)))
+            decoded = await served.decoder.submit(draws.latents[part], deadline)
+            of_rows = scoring.repeated(floats, part, importance_samples)
+            densities.append(await asyncio.to_thread(scoring.log_density, served.scoring, of_rows, decoded.outputs[1]))
+            stages.append(decoded)
+        return Scored(served.info, scoring.scores(served.scoring, floats, draws, densities), Timings.of(*stages))
 
     async def close(self) -> None:
         """End all queues; whoever still waits gets UnavailableError."""
@@ -195,3 +281,18 @@ class Core:
         check_rows(field, rows)
         if rows > self.max_request_rows:
             raise InvalidInputError.of(field, expected=f"at most {self.max_request_rows} rows", got=f"{rows} rows")
+
+
+async def _sample(served: ServedModel, draw: Draw, deadline: float | None) -> Sampled:
+    latents = draw.latents(served.info.latent_dim)
+    batched = await served.decoder.submit(latents, deadline)
+    return Sampled(served.info, batched.outputs[0], latents, draw.seed, Timings.of(batched))
+
+
+async def _patiently(served: ServedModel, draw: Draw, deadline: float | None) -> Sampled:
+    """Wait for a queue that is full: who has a stream has been admitted."""
+    while True:
+        try:
+            return await _sample(served, draw, deadline)
+        except OverloadedError as error:
+            await asyncio.sleep(max(SHORTEST_WAIT_SECONDS, error.retry_after or 0.0))

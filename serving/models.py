@@ -15,6 +15,7 @@ from vaeport.graphs import Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
 from vaeport.package import FP32, Package, open_package, versions
 from vaeport.results import ModelInfo
+from vaeport.scoring import ScoringSpec
 from vaeport.signing import check_signature
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class ServedModel:
     """A model that takes requests."""
 
     info: ModelInfo
+    scoring: ScoringSpec
     encoder: Batcher
     decoder: Batcher
 
@@ -68,7 +70,8 @@ def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) 
     """Give a loaded model its queues; all graphs of an engine share `turn`. Needs a running loop."""
     batchers = {role: Batcher(partial(engine.run, graph), limits, turn=turn) for role, graph in model.graphs.items()}
     info = model_info(model.package, model.device)
-    return ServedModel(info, batchers["encoder"], batchers["decoder"])
+    scoring = ScoringSpec.of(model.package.manifest)
+    return ServedModel(info, scoring, batchers["encoder"], batchers["decoder"])
 
 
 def _load_model(path: Path, device: Device, threads: int, precision: str, public_key: Path | None) -> LoadedModel:

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vaeport import scoring
 from vaeport.arrays import as_images, as_latents
 from vaeport.errors import (
     DeadlineExceededError,
@@ -21,7 +22,7 @@ from vaeport.errors import (
     VaeportError,
 )
 from vaeport.prior import Draw
-from vaeport.results import Encoding, ModelInfo, ServerInfo
+from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import PUSHBACK_KEY, from_tensor, to_tensor
 
@@ -190,6 +191,45 @@ class Client:
             for piece in self._pieces(len(checked))
         )
 
+    def score(
+        self, images: ArrayLike, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+    ) -> Scores:
+        """How well the model explains each image, in nats.
+
+        Args:
+            images: as in `encode`.
+            importance_samples: draws of z for each image.
+            seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
+            first_row: the row of the first image.
+
+        Raises:
+            InvalidInputError: what `encode` raises, or a number outside its range.
+        """
+        checked = as_images(images, self.image_shape)
+        scoring.check_samples(importance_samples)
+        whole = Draw.of(len(checked) * importance_samples, seed, first_row * importance_samples)
+        return scoring.join(
+            [
+                self._score(checked[piece], importance_samples, whole.seed, first_row + piece.start)
+                for piece in self._pieces(len(checked), scoring.MAX_LATENTS // importance_samples)
+            ]
+        )
+
+    def _score(self, images: NDArray[Any], samples: int, seed: int, first_row: int) -> Scores:
+        target = {**self._target(), "importance_samples": samples, "seed": seed, "first_row": first_row}
+        response = self._call(self._stub.Score, vae_pb2.ScoreRequest(**target, images=to_tensor(images)))
+        known = response.HasField("percentile")
+        return Scores(
+            reconstruction=_floats("reconstruction", response.reconstruction),
+            kl=_floats("kl", response.kl),
+            elbo=_floats("elbo", response.elbo),
+            log_likelihood=_floats("log_likelihood", response.log_likelihood),
+            percentile=_floats("percentile", response.percentile) if known else None,
+            setting=response.setting,
+            seed=response.seed,
+            version=response.version,
+        )
+
     def _model_info(self) -> ModelInfo:
         return self._described()[0]
 
@@ -204,8 +244,8 @@ class Client:
             self._cached = next(model for model in info.models if model.name == name), info.max_request_rows
         return self._cached
 
-    def _pieces(self, rows: int) -> Iterator[slice]:
-        limit = self._described()[1]
+    def _pieces(self, rows: int, most: int | None = None) -> Iterator[slice]:
+        limit = min(self._described()[1], most or rows)
         for start in range(0, rows, limit):
             yield slice(start, min(start + limit, rows))
 

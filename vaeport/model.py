@@ -64,6 +64,7 @@ class Model:
         self._package = package
         self._graphs = graphs
         self._device = device
+        self._scoring = scoring.ScoringSpec.of(package.manifest)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -140,18 +141,28 @@ class Model:
         Raises:
             InvalidInputError: what `encode` raises, or a number outside its range.
         """
-        checked = to_float(as_images(images, self.image_shape))
-        scoring.check_samples(len(checked), importance_samples)
-        encoding = self.encode(checked)
-        draws = scoring.draw(encoding.mean, encoding.log_var, importance_samples, seed, first_row)
-        return scoring.scores(self._package.manifest, checked, draws, self._densities(checked, draws))
+        checked = as_images(images, self.image_shape)
+        scoring.check_samples(importance_samples)
+        whole = Draw.of(len(checked) * importance_samples, seed, first_row * importance_samples)
+        rows = scoring.MAX_LATENTS // importance_samples
+        return scoring.join(
+            [
+                self._score(to_float(checked[start : start + rows]), importance_samples, whole.seed, first_row + start)
+                for start in range(0, len(checked), rows)
+            ]
+        )
+
+    def _score(self, images: NDArray[np.float32], samples: int, seed: int, first_row: int) -> Scores:
+        encoding = self.encode(images)
+        draws = scoring.draw(encoding.mean, encoding.log_var, samples, seed, first_row)
+        return scoring.scores(self._scoring, images, draws, self._densities(images, draws))
 
     def _densities(self, images: NDArray[np.float32], draws: scoring.Draws) -> Iterator[scoring.Doubles]:
         for start in range(0, len(draws.latents), CHUNK_ROWS):
             rows = slice(start, min(start + CHUNK_ROWS, len(draws.latents)))
             _, parameters = self._graphs["decoder"](draws.latents[rows])
             of_rows = scoring.repeated(images, rows, draws.samples)
-            yield scoring.log_density(self._package.manifest, of_rows, parameters)
+            yield scoring.log_density(self._scoring, of_rows, parameters)
 
     def _encode(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], ...]]:
         for start in range(0, len(images), CHUNK_ROWS):

@@ -11,7 +11,7 @@ and draw j is row (first_row + i) k + j of the seed's normals, so that a score d
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,36 @@ MAX_LATENTS = 1 << 16  # of a request: images times draws
 PERCENT = 100.0
 
 Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSpec:
+    """What the scores of a model are made of.
+
+    Attributes:
+        likelihood, sigma: p(x|z); see ModelSpec.
+        binarization: of the pixels that it was trained on; see Preprocessing.
+        elbo_quantiles: of the held-out images, in nats, by level ("min", "0.01", ..., "max"); None without any.
+        version: of the package.
+    """
+
+    likelihood: str
+    sigma: float | None
+    binarization: str
+    elbo_quantiles: Mapping[str, float] | None
+    version: str
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ScoringSpec":
+        """That of a package."""
+        evaluation = manifest.training.get("evaluation") or {}
+        return cls(
+            manifest.model.likelihood,
+            manifest.model.sigma,
+            manifest.preprocessing.binarization,
+            evaluation.get("elbo_quantiles"),
+            str(manifest.version),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +77,14 @@ class Draws:
     kl: Doubles
 
 
-def check_samples(images: int, samples: int) -> None:
+def check_samples(samples: int, images: int = 1) -> None:
     """Before the images are encoded.
 
     Raises:
         InvalidInputError: fewer than one draw for each image, or more than MAX_LATENTS for all.
     """
     if not 1 <= samples <= MAX_LATENTS // images:
-        expected = f"1 to {MAX_LATENTS // images} for {images} images"
+        expected = f"1 to {MAX_LATENTS // images}" + (f" for {images} images" if images > 1 else "")
         raise InvalidInputError.of("importance_samples", expected=expected, got=samples)
 
 
@@ -86,15 +116,14 @@ def draw(
     return Draws(samples, rows.seed, z.reshape(-1, latent_dim), (log_p - log_q).reshape(-1), kl)
 
 
-def log_density(manifest: Manifest, images: NDArray[np.float32], parameters: NDArray[np.float32]) -> Doubles:
+def log_density(spec: ScoringSpec, images: NDArray[np.float32], parameters: NDArray[np.float32]) -> Doubles:
     """log p(x|z) in nats, [rows], for the decoder's logits or means, each [rows, C, H, W] like the images."""
     x = images.reshape(len(images), -1).astype(np.float64)
     theta = parameters.reshape(len(parameters), -1).astype(np.float64)
-    if manifest.model.likelihood == "bernoulli":
+    if spec.likelihood == "bernoulli":
         return np.asarray((x * theta - np.logaddexp(0.0, theta)).sum(1))
-    sigma = manifest.model.sigma
-    assert sigma is not None  # the reader's rule for a Gaussian likelihood
-    return np.asarray(-0.5 * (((x - theta) / sigma) ** 2 + math.log(2.0 * math.pi * sigma**2)).sum(1))
+    assert spec.sigma is not None  # the reader's rule for a Gaussian likelihood
+    return np.asarray(-0.5 * (((x - theta) / spec.sigma) ** 2 + math.log(2.0 * math.pi * spec.sigma**2)).sum(1))
 
 
 def repeated(images: NDArray[np.float32], rows: slice, samples: int) -> NDArray[np.float32]:
@@ -103,11 +132,11 @@ def repeated(images: NDArray[np.float32], rows: slice, samples: int) -> NDArray[
     return found
 
 
-def scores(manifest: Manifest, images: NDArray[np.float32], draws: Draws, densities: Iterable[Doubles]) -> Scores:
+def scores(spec: ScoringSpec, images: NDArray[np.float32], draws: Draws, densities: Iterable[Doubles]) -> Scores:
     """Put together what has been computed.
 
     Args:
-        manifest: of the package.
+        spec: of the model.
         images: float32 [images, C, H, W] in [0, 1].
         draws: their latents.
         densities: log p(x|z) of these, in pieces, in order.
@@ -118,36 +147,51 @@ def scores(manifest: Manifest, images: NDArray[np.float32], draws: Draws, densit
     log_likelihood = highest + np.log(np.exp(log_weights - highest[:, None]).mean(1))
     reconstruction = -log_p.mean(1)
     elbo = -(reconstruction + draws.kl)
-    setting = setting_of(manifest, images)
+    setting = setting_of(spec, images)
     return Scores(
         reconstruction=reconstruction.astype(np.float32),
         kl=draws.kl.astype(np.float32),
         elbo=elbo.astype(np.float32),
         log_likelihood=log_likelihood.astype(np.float32),
-        percentile=percentiles(manifest, elbo, setting),
+        percentile=percentiles(spec, elbo, setting),
         setting=setting,
         seed=draws.seed,
-        version=str(manifest.version),
+        version=spec.version,
     )
 
 
-def setting_of(manifest: Manifest, images: NDArray[np.float32]) -> str:
+def join(parts: Sequence[Scores]) -> Scores:
+    """Scores of the pieces of a large array, in order, as those of the whole."""
+    if len(parts) == 1:
+        return parts[0]
+    percentile = [part.percentile for part in parts if part.percentile is not None]
+    return Scores(
+        reconstruction=np.concatenate([part.reconstruction for part in parts]),
+        kl=np.concatenate([part.kl for part in parts]),
+        elbo=np.concatenate([part.elbo for part in parts]),
+        log_likelihood=np.concatenate([part.log_likelihood for part in parts]),
+        percentile=np.concatenate(percentile) if len(percentile) == len(parts) else None,
+        setting="grey" if any(part.setting == "grey" for part in parts) else parts[0].setting,
+        seed=parts[0].seed,
+        version=parts[-1].version,
+    )
+
+
+def setting_of(spec: ScoringSpec, images: NDArray[np.float32]) -> str:
     """Which kind of numbers they are: "gaussian" densities, or "binary" or "grey" pixels under a Bernoulli."""
-    if manifest.model.likelihood == "gaussian":
+    if spec.likelihood == "gaussian":
         return "gaussian"
     return "binary" if np.isin(images, (0.0, 1.0)).all() else "grey"
 
 
-def percentiles(manifest: Manifest, elbo: Doubles, setting: str) -> NDArray[np.float32] | None:
+def percentiles(spec: ScoringSpec, elbo: Doubles, setting: str) -> NDArray[np.float32] | None:
     """The share of the held-out images whose ELBO is lower, in percent, float32 [images]: near 0 is an anomaly.
 
-    Interpolated between the quantiles that the manifest keeps. None where it keeps none, and for pixels that are grey
+    Interpolated between the quantiles that the package keeps. None where it keeps none, and for pixels that are grey
     where the model was trained on binary ones: their ELBOs do not compare.
     """
-    if setting == "grey" and manifest.preprocessing.binarization != "none":
-        return None
-    kept = (manifest.training.get("evaluation") or {}).get("elbo_quantiles")
-    if not kept:
+    kept = spec.elbo_quantiles
+    if not kept or (setting == "grey" and spec.binarization != "none"):
         return None
     levels = sorted((0.0 if level == "min" else 1.0 if level == "max" else float(level), level) for level in kept)
     found = np.interp(elbo, [kept[name] for _, name in levels], [PERCENT * level for level, _ in levels])

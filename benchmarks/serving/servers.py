@@ -31,6 +31,7 @@ from serving.models import ServedModel
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.model import model_info
 from vaeport.package import Package, newest, open_package
+from vaeport.scoring import ScoringSpec
 from vaeport.v1 import vae_pb2
 from vaeport.wire import from_tensor, to_tensor
 
@@ -97,7 +98,8 @@ class _Empty(VaeServicer):
 
 
 async def _empty(package: Package) -> None:
-    served = ServedModel(model_info(package, choose_device("cpu")), None, None)  # type: ignore[arg-type]
+    info, scoring = model_info(package, choose_device("cpu")), ScoringSpec.of(package.manifest)
+    served = ServedModel(info, scoring, None, None)  # type: ignore[arg-type]
     edge_server.VaeServicer = _Empty  # type: ignore[attr-defined]
     address = f"127.0.0.1:{_free_port()}"
     server = Edge(Core([served], max_request_rows=1024), address)

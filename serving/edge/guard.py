@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
 
 HEALTH = "/grpc.health.v1.Health/"
+OURS = "/vaeport."
 
 Behaviour = Callable[[Any, Any], Any]
 
@@ -30,8 +31,8 @@ class GuardedServer:
 
     def __init__(self, server: aio.Server) -> None:
         self._server = server
-        self._draining = False
-        self._active = 0  # calls with one response, that are being answered
+        self._draining = asyncio.Event()
+        self._active = 0  # calls that are being answered, as far as a drain waits for them
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -46,9 +47,10 @@ class GuardedServer:
     async def drain(self, grace: float) -> None:
         """Refuse new calls with UNAVAILABLE, and wait until the accepted ones are answered, `grace` seconds at most.
 
-        Streams of responses are not waited for: a watcher of the health service never ends.
+        A stream of requests takes no more of them. Streams of health and reflection are not waited for: a watcher never
+        ends.
         """
-        self._draining = True
+        self._draining.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
 
@@ -56,14 +58,15 @@ class GuardedServer:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
         if handler.request_streaming:
-            behaviour = _parsed_requests(behaviour)
+            behaviour = _parsed_requests(behaviour, self._draining)
         answer = _stream(behaviour) if handler.response_streaming else behaviour
 
+        counted = not handler.response_streaming or method.startswith(OURS)
+
         async def guarded(request: Any, context: Any) -> Any:
-            counted = not handler.response_streaming
             self._enter(counted)
             try:
-                if self._draining and not method.startswith(HEALTH):  # which says NOT_SERVING by itself
+                if self._draining.is_set() and not method.startswith(HEALTH):  # which says NOT_SERVING by itself
                     raise UnavailableError("the server is draining")
                 if type(request) is _Malformed:
                     raise request.error
@@ -109,14 +112,33 @@ def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return lenient
 
 
-def _parsed_requests(behaviour: Behaviour) -> Behaviour:
+def _parsed_requests(behaviour: Behaviour, draining: asyncio.Event) -> Behaviour:
     async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            if type(request) is _Malformed:
-                raise request.error
-            yield request
+        stop = asyncio.ensure_future(draining.wait())
+        try:
+            while (request := await _next(requests, stop)) is not _END:
+                if type(request) is _Malformed:
+                    raise request.error
+                yield request
+        finally:
+            stop.cancel()
 
     return lambda requests, context: behaviour(parsed(requests), context)
+
+
+_END = object()
+
+
+async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
+    """The next request, or _END. While the caller sends none, the drain is noticed, too."""
+    coming = asyncio.ensure_future(anext(requests, _END))
+    try:
+        await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
+        if coming.done():
+            return coming.result()
+        raise UnavailableError("the server is draining")
+    finally:
+        coming.cancel()
 
 
 def _stream(behaviour: Behaviour) -> Callable[[Any, Any], Awaitable[None]]:
@@ -127,8 +149,9 @@ def _stream(behaviour: Behaviour) -> Callable[[Any, Any], Awaitable[None]]:
         if inspect.isawaitable(responses):
             await responses
             return
-        async for response in responses:
-            await context.write(response)
+        async with contextlib.aclosing(responses):  # now, not when it is collected
+            async for response in responses:
+                await context.write(response)
 
     return stream
 

@@ -1,12 +1,15 @@
 """vaeport.v1.VaeService: convert, call the core, convert."""
 
-from typing import Never
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.core import Core, Timings
 from serving.edge.deadline import Context, deadline_of
+from serving.edge.streams import in_order
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
@@ -16,9 +19,11 @@ from vaeport.wire import dtype_name, from_tensor, to_tensor
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
 
+STREAM_IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest stay with the sender
+
 
 class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
-    """The typed service. NotImplementedError becomes UNIMPLEMENTED."""
+    """The typed service."""
 
     def __init__(self, core: Core, limits: vae_pb2.Limits) -> None:
         self._core = core
@@ -34,18 +39,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         )
 
     async def Encode(self, request: vae_pb2.EncodeRequest, context: Context) -> vae_pb2.EncodeResponse:
-        deadline = deadline_of(context)
-        images = from_tensor("images", request.images)
-        seed = request.seed if request.HasField("seed") else None
-        encoded = await self._core.encode(request.model, request.version, images, seed, request.first_row, deadline)
-        return vae_pb2.EncodeResponse(
-            model=encoded.model.name,
-            version=encoded.model.version,
-            mean=to_tensor(encoded.mean),
-            log_var=to_tensor(encoded.log_var),
-            latents=None if encoded.latents is None else to_tensor(encoded.latents),
-            timings=_timings(encoded.timings),
-        )
+        return vae_pb2.EncodeResponse(**await self._encode(request, deadline_of(context)))
 
     async def Decode(self, request: vae_pb2.DecodeRequest, context: Context) -> vae_pb2.DecodeResponse:
         deadline = deadline_of(context)
@@ -66,7 +60,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             request.model,
             request.version,
             request.count,
-            seed=request.seed if request.HasField("seed") else None,
+            seed=_seed(request),
             first_row=request.first_row,
             temperature=request.temperature if request.HasField("temperature") else 1.0,
             deadline=deadline,
@@ -92,14 +86,86 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             timings=_timings(decoded.timings),
         )
 
-    def SampleStream(self, request: vae_pb2.SampleStreamRequest, context: object) -> Never:
-        raise NotImplementedError("SampleStream is not offered yet")
+    async def SampleStream(
+        self, request: vae_pb2.SampleStreamRequest, context: Context
+    ) -> AsyncGenerator[vae_pb2.SampleStreamResponse, None]:
+        deadline = deadline_of(context)
+        _check_image_dtype(request.dtype)
+        chunks = self._core.sample_stream(
+            request.model,
+            request.version,
+            request.count,
+            chunk_rows=request.chunk_rows,
+            seed=_seed(request),
+            first_row=request.first_row,
+            temperature=request.temperature if request.HasField("temperature") else 1.0,
+            deadline=deadline,
+        )
+        async with contextlib.aclosing(chunks):  # a caller who has left ends the one that is being computed
+            async for first_row, sampled in chunks:
+                yield vae_pb2.SampleStreamResponse(
+                    model=sampled.model.name,
+                    version=sampled.model.version,
+                    images=_images(sampled.images, request.dtype),
+                    latents=to_tensor(sampled.latents) if request.return_latents else None,
+                    seed=sampled.seed,
+                    first_row=first_row,
+                    timings=_timings(sampled.timings),
+                )
 
-    def Score(self, request: vae_pb2.ScoreRequest, context: object) -> Never:
-        raise NotImplementedError("Score is not offered yet")
+    async def Score(self, request: vae_pb2.ScoreRequest, context: Context) -> vae_pb2.ScoreResponse:
+        deadline = deadline_of(context)
+        scored = await self._core.score(
+            request.model,
+            request.version,
+            from_tensor("images", request.images),
+            importance_samples=request.importance_samples or 1,
+            seed=_seed(request),
+            first_row=request.first_row,
+            deadline=deadline,
+        )
+        scores = scored.scores
+        return vae_pb2.ScoreResponse(
+            model=scored.model.name,
+            version=scored.model.version,
+            reconstruction=to_tensor(scores.reconstruction),
+            kl=to_tensor(scores.kl),
+            elbo=to_tensor(scores.elbo),
+            log_likelihood=to_tensor(scores.log_likelihood),
+            percentile=None if scores.percentile is None else to_tensor(scores.percentile),
+            setting=scores.setting,
+            seed=scores.seed,
+            timings=_timings(scored.timings),
+        )
 
-    def EncodeStream(self, requests: object, context: object) -> Never:
-        raise NotImplementedError("EncodeStream is not offered yet")
+    async def EncodeStream(
+        self, requests: AsyncIterator[vae_pb2.EncodeStreamRequest], context: Context
+    ) -> AsyncGenerator[vae_pb2.EncodeStreamResponse, None]:
+        answers = in_order(requests, lambda request: self._encode(request, deadline_of(context)), STREAM_IN_FLIGHT)
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield vae_pb2.EncodeStreamResponse(**answer)
+
+    async def _encode(
+        self, request: vae_pb2.EncodeRequest | vae_pb2.EncodeStreamRequest, deadline: float | None
+    ) -> dict[str, Any]:
+        """The fields of the response, which are the same for one call and for one of a stream."""
+        images = from_tensor("images", request.images)
+        encoded = await self._core.encode(
+            request.model, request.version, images, _seed(request), request.first_row, deadline
+        )
+        return {
+            "model": encoded.model.name,
+            "version": encoded.model.version,
+            "mean": to_tensor(encoded.mean),
+            "log_var": to_tensor(encoded.log_var),
+            "latents": None if encoded.latents is None else to_tensor(encoded.latents),
+            "timings": _timings(encoded.timings),
+        }
+
+
+def _seed(request: Any) -> int | None:
+    return request.seed if request.HasField("seed") else None
 
 
 def _check_image_dtype(dtype: "vae_pb2.DType.ValueType") -> None:

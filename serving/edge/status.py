@@ -27,7 +27,6 @@ STATUS_OF: dict[type[Exception], grpc.StatusCode] = {
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceededError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
-    NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,  # what generated servicers raise
 }
 
 MAX_TEXT = 1000  # characters; longer details exceed the metadata a client takes, and would hide the status itself

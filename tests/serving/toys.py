@@ -10,6 +10,7 @@ from serving.batching.delivery import Rows
 from serving.engine.engine import assemble
 from serving.models import ServedModel
 from vaeport.results import ModelInfo
+from vaeport.scoring import ScoringSpec
 
 IMAGE_SHAPE = (1, 2, 3)
 LATENT_DIM = 2
@@ -28,9 +29,16 @@ async def decode(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
     return 1 / (1 + np.exp(-logits)), logits
 
 
-def toy_model(name: str = "toy", version: int = 3, max_queue_rows: int = 4096, encode: Compute = encode) -> ServedModel:
+def toy_model(
+    name: str = "toy",
+    version: int = 3,
+    max_queue_rows: int = 4096,
+    encode: Compute = encode,
+    decode: Compute = decode,
+) -> ServedModel:
     """A served model with running queues; needs a running loop."""
     info = ModelInfo(name, str(version), IMAGE_SHAPE, LATENT_DIM, "bernoulli", "sha256:0", ("Toy",))
     limits, turn = Limits(max_batch_rows=4, max_queue_rows=max_queue_rows, max_queue_bytes=10**6), Turn()
     encoder, decoder = (Batcher(compute, limits, turn=turn) for compute in (encode, decode))
-    return ServedModel(info, encoder, decoder)
+    scoring = ScoringSpec("bernoulli", None, "none", {"min": -9.0, "0.5": -5.0, "max": -1.0}, str(version))
+    return ServedModel(info, scoring, encoder, decoder)

@@ -53,6 +53,15 @@ def test_the_results_are_those_of_the_model(client: vaeport.Client, model: vaepo
         )
 
 
+def test_scores_are_those_of_the_model(client: vaeport.Client, model: vaeport.Model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1030, 8, 8), np.uint8)  # more than a request has
+    with client:
+        found, expected = (it.score(images, importance_samples=2, seed=3, first_row=5) for it in (client, model))
+        for name in ("reconstruction", "kl", "elbo", "log_likelihood", "percentile"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, err_msg=name)
+        assert (found.setting, found.seed, found.version) == ("grey", 3, "1")
+
+
 def test_results_can_be_written_to(client: vaeport.Client) -> None:
     with client:
         client.sample(2)[:] = 0

@@ -17,9 +17,9 @@ from training.run import open_run
 from vaeport import scoring
 from vaeport.arrays import to_float
 from vaeport.errors import InvalidInputError
-from vaeport.manifest import Manifest
 from vaeport.package import open_package
 from vaeport.prior import standard_normal
+from vaeport.scoring import ScoringSpec
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def model(package: Path) -> vaeport.Model:
 
 
 @pytest.fixture(scope="module")
-def manifest(package: Path) -> Manifest:
-    return open_package(package).manifest
+def spec(package: Path) -> ScoringSpec:
+    return ScoringSpec.of(open_package(package).manifest)
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ def test_the_bound_is_at_most_zero_for_binary_pixels_and_rises_with_the_draws(
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0])
-def test_a_gaussian_s_density_is_scipy_s(manifest: Manifest, sigma: float) -> None:
+def test_a_gaussian_s_density_is_scipy_s(spec: ScoringSpec, sigma: float) -> None:
     from scipy.stats import norm
 
-    gaussian = replace(manifest, model=replace(manifest.model, likelihood="gaussian", sigma=sigma))
+    gaussian = replace(spec, likelihood="gaussian", sigma=sigma)
     random = np.random.default_rng(0)
     images, means = (random.random((4, 1, 8, 8), np.float32) for _ in range(2))
     expected = norm.logpdf(images.astype(float), means.astype(float), sigma).sum((1, 2, 3))
@@ -121,7 +121,7 @@ def test_a_gaussian_s_density_is_scipy_s(manifest: Manifest, sigma: float) -> No
 
 
 def test_the_percentile_places_an_image_among_the_held_out_ones(
-    model: vaeport.Model, digits_run: Path, images: NDArray[np.uint8], manifest: Manifest
+    model: vaeport.Model, digits_run: Path, images: NDArray[np.uint8], spec: ScoringSpec
 ) -> None:
     held_out = open_run(digits_run).heldout()
     usual = model.score(held_out, seed=0).percentile
@@ -130,23 +130,27 @@ def test_the_percentile_places_an_image_among_the_held_out_ones(
     noise = model.score(images, seed=0).percentile
     assert noise is not None
     assert noise.max() == 0.0  # below every held-out image
-    quantiles = manifest.training["evaluation"]["elbo_quantiles"]
-    middle = scoring.percentiles(manifest, np.array([quantiles["0.5"], 1e9]), "grey")
+    assert spec.elbo_quantiles is not None
+    middle = scoring.percentiles(spec, np.array([spec.elbo_quantiles["0.5"], 1e9]), "grey")
     np.testing.assert_array_equal(middle, np.array([50.0, 100.0], np.float32))
 
 
-@pytest.mark.parametrize(
-    ("change", "setting"),
-    [
-        (lambda m: replace(m, training={**m.training, "evaluation": None}), "grey"),
-        (lambda m: replace(m, preprocessing=replace(m.preprocessing, binarization="dynamic")), "grey"),
-    ],
-)
-def test_without_figures_that_compare_there_is_no_percentile(manifest: Manifest, change: Any, setting: str) -> None:
-    assert scoring.percentiles(change(manifest), np.array([-1.0]), setting) is None
+@pytest.mark.parametrize("change", [{"elbo_quantiles": None}, {"binarization": "dynamic"}])
+def test_without_figures_that_compare_there_is_no_percentile(spec: ScoringSpec, change: Any) -> None:
+    assert scoring.percentiles(replace(spec, **change), np.array([-1.0]), "grey") is None
 
 
-@pytest.mark.parametrize("samples", [0, -1, scoring.MAX_LATENTS // 9 + 1])
+@pytest.mark.parametrize("samples", [0, -1, scoring.MAX_LATENTS + 1])
 def test_draws_outside_their_range_are_refused(model: vaeport.Model, images: NDArray[np.uint8], samples: int) -> None:
-    with pytest.raises(InvalidInputError, match=f"importance_samples: expected 1 to 7281 for 9 images, got {samples}"):
+    with pytest.raises(InvalidInputError, match=f"importance_samples: expected 1 to 65536, got {samples}"):
         model.score(images, importance_samples=samples)
+
+
+def test_pieces_of_a_large_array_are_the_whole(
+    model: vaeport.Model, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.score(images, importance_samples=5, seed=3, first_row=2)
+    monkeypatch.setattr(scoring, "MAX_LATENTS", 20)
+    pieces = model.score(images, importance_samples=5, seed=3, first_row=2)
+    for name in ("reconstruction", "kl", "elbo", "log_likelihood", "percentile"):
+        np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name), err_msg=name)

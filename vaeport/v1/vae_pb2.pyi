@@ -709,6 +709,7 @@ class ScoreResponse(_message.Message):
     SETTING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    PERCENTILE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     setting: _builtins.str
@@ -728,10 +729,19 @@ class ScoreResponse(_message.Message):
 
     @_builtins.property
     def log_likelihood(self) -> Global___Tensor:
-        """FLOAT32 [rows], in nats: the importance-weighted bound on log p(x), at least as tight in expectation."""
+        """FLOAT32 [rows], in nats: the importance-weighted bound on log p(x), at least as tight in expectation. All of them
+        are estimates from the same draws: draw j of image i is row (first_row + i) * importance_samples + j of the seed's
+        normals (docs/sampling.md).
+        """
 
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def percentile(self) -> Global___Tensor:
+        """FLOAT32 [rows], 0 to 100: the share of the held-out images whose ELBO was lower; near 0 is an anomaly. Absent where
+        the package keeps no such figures, and for grey pixels of a model that was trained on binary ones.
+        """
+
     def __init__(
         self,
         *,
@@ -744,10 +754,11 @@ class ScoreResponse(_message.Message):
         setting: _builtins.str = ...,
         seed: _builtins.int = ...,
         timings: Global___Timings | None = ...,
+        percentile: Global___Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "reconstruction", b"reconstruction", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "percentile", b"percentile", "reconstruction", b"reconstruction", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "model", b"model", "reconstruction", b"reconstruction", "seed", b"seed", "setting", b"setting", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "model", b"model", "percentile", b"percentile", "reconstruction", b"reconstruction", "seed", b"seed", "setting", b"setting", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

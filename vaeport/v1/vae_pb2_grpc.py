@@ -109,8 +109,8 @@ class VaeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SampleStream(self, request, context):
-        """Sample for large counts: chunks in row order, sent as fast as the caller reads them. Not offered yet:
-        UNIMPLEMENTED.
+        """Sample for large counts: chunks in row order, computed and sent as fast as the caller reads them. A queue that is
+        full delays the stream; only its first chunk can fail with RESOURCE_EXHAUSTED. The deadline is of the whole stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,15 +124,15 @@ class VaeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """How well the model explains each image, in nats. Not offered yet: UNIMPLEMENTED.
+        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EncodeStream(self, request_iterator, context):
-        """Encode over one stream: one response for each request, in the order of the requests. Not offered yet:
-        UNIMPLEMENTED.
+        """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
+        time. The first request that fails ends the stream with its status, after the responses to those before it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,16 +63,16 @@ class VaeServiceStub:
     Sample: _grpc.UnaryUnaryMultiCallable[_vae_pb2.SampleRequest, _vae_pb2.SampleResponse]
     """Images from the prior: latents drawn from N(0, temperature^2), then decoded."""
     SampleStream: _grpc.UnaryStreamMultiCallable[_vae_pb2.SampleStreamRequest, _vae_pb2.SampleStreamResponse]
-    """Sample for large counts: chunks in row order, sent as fast as the caller reads them. Not offered yet:
-    UNIMPLEMENTED.
+    """Sample for large counts: chunks in row order, computed and sent as fast as the caller reads them. A queue that is
+    full delays the stream; only its first chunk can fail with RESOURCE_EXHAUSTED. The deadline is of the whole stream.
     """
     Reconstruct: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ReconstructRequest, _vae_pb2.ReconstructResponse]
     """Decode(mean of Encode(images)), in one call. Deterministic."""
     Score: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]
-    """How well the model explains each image, in nats. Not offered yet: UNIMPLEMENTED."""
+    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
     EncodeStream: _grpc.StreamStreamMultiCallable[_vae_pb2.EncodeStreamRequest, _vae_pb2.EncodeStreamResponse]
-    """Encode over one stream: one response for each request, in the order of the requests. Not offered yet:
-    UNIMPLEMENTED.
+    """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
+    time. The first request that fails ends the stream with its status, after the responses to those before it.
     """
 
 @_typing.type_check_only
@@ -89,16 +89,16 @@ class VaeServiceAsyncStub(VaeServiceStub):
     Sample: _aio.UnaryUnaryMultiCallable[_vae_pb2.SampleRequest, _vae_pb2.SampleResponse]  # type: ignore[assignment]
     """Images from the prior: latents drawn from N(0, temperature^2), then decoded."""
     SampleStream: _aio.UnaryStreamMultiCallable[_vae_pb2.SampleStreamRequest, _vae_pb2.SampleStreamResponse]  # type: ignore[assignment]
-    """Sample for large counts: chunks in row order, sent as fast as the caller reads them. Not offered yet:
-    UNIMPLEMENTED.
+    """Sample for large counts: chunks in row order, computed and sent as fast as the caller reads them. A queue that is
+    full delays the stream; only its first chunk can fail with RESOURCE_EXHAUSTED. The deadline is of the whole stream.
     """
     Reconstruct: _aio.UnaryUnaryMultiCallable[_vae_pb2.ReconstructRequest, _vae_pb2.ReconstructResponse]  # type: ignore[assignment]
     """Decode(mean of Encode(images)), in one call. Deterministic."""
     Score: _aio.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]  # type: ignore[assignment]
-    """How well the model explains each image, in nats. Not offered yet: UNIMPLEMENTED."""
+    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
     EncodeStream: _aio.StreamStreamMultiCallable[_vae_pb2.EncodeStreamRequest, _vae_pb2.EncodeStreamResponse]  # type: ignore[assignment]
-    """Encode over one stream: one response for each request, in the order of the requests. Not offered yet:
-    UNIMPLEMENTED.
+    """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
+    time. The first request that fails ends the stream with its status, after the responses to those before it.
     """
 
 class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -142,8 +142,8 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vae_pb2.SampleStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vae_pb2.SampleStreamResponse], _abc.AsyncIterator[_vae_pb2.SampleStreamResponse]]:
-        """Sample for large counts: chunks in row order, sent as fast as the caller reads them. Not offered yet:
-        UNIMPLEMENTED.
+        """Sample for large counts: chunks in row order, computed and sent as fast as the caller reads them. A queue that is
+        full delays the stream; only its first chunk can fail with RESOURCE_EXHAUSTED. The deadline is of the whole stream.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +160,7 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vae_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vae_pb2.ScoreResponse, _abc.Awaitable[_vae_pb2.ScoreResponse]]:
-        """How well the model explains each image, in nats. Not offered yet: UNIMPLEMENTED."""
+        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
 
     @_abc_1.abstractmethod
     def EncodeStream(
@@ -168,8 +168,8 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_vae_pb2.EncodeStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vae_pb2.EncodeStreamResponse], _abc.AsyncIterator[_vae_pb2.EncodeStreamResponse]]:
-        """Encode over one stream: one response for each request, in the order of the requests. Not offered yet:
-        UNIMPLEMENTED.
+        """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
+        time. The first request that fails ends the stream with its status, after the responses to those before it.
         """
 
 def add_VaeServiceServicer_to_server(servicer: VaeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
