@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from serving.batching.cost import CostModel
 from serving.batching.deadlines import Clock, Deadlines
-from serving.batching.delivery import Batched, Piece, Request, Rows, Run, deliver
+from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
 from serving.batching.queue import Limits, Queue
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
@@ -36,7 +36,7 @@ class Turn(asyncio.Lock):
 
 
 class Batcher:
-    """The queue of one graph.
+    """The queue of one graph. It works from the moment it is made, which needs a running loop, until it is closed.
 
     Args:
         compute: computes a batch, given as the pieces to concatenate; returns one array per output. Raises
@@ -57,7 +57,7 @@ class Batcher:
         self._time = self._clock.time
         self._queue = Queue(limits)
         self._cost = CostModel(limits.max_batch_rows)
-        self._measured_at = -math.inf
+        self._idle_since = -math.inf
         self._deadlines = Deadlines(self._clock, self._on_due)
         self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
@@ -102,12 +102,13 @@ class Batcher:
         """
         assert len(rows) > 0
         now = self._time()
-        self._admit(rows, now, deadline)
-        due = math.inf if deadline is None else deadline
-        request = Request(rows, len(rows), now, due, self._loop.create_future())
+        deadline = math.inf if deadline is None else deadline
+        self._check_room(rows, now)
+        latest = self._latest_start(len(rows), now, deadline)
+        request = Request(rows, len(rows), now, deadline, self._loop.create_future())
         self._queue.add(request)
-        if deadline is not None:
-            self._deadlines.add(request, deadline - self._predict(request.count, now))
+        if latest < math.inf:
+            self._deadlines.add(request, latest)
         if not self._arrival.is_set():
             self._arrival.set()
             self._idle.clear()
@@ -117,20 +118,28 @@ class Batcher:
             self._leave(request)
             raise
 
-    def _admit(self, rows: Rows, now: float, deadline: float | None) -> None:
-        """Raise what keeps these rows out."""
+    def _check_room(self, rows: Rows, now: float) -> None:
+        """Raise UnavailableError or OverloadedError if these rows may not wait."""
         if self._closed:
             raise UnavailableError("the server is stopping")
-        running = max(0.0, self._turn.ends - now)
         if (full := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+            running = max(0.0, self._turn.ends - now)
             raise OverloadedError(full, retry_after=running + self._cost.seconds(self._queue.rows))
-        if deadline is not None:
-            wait = running + self._predict(self._queue.rows_until(len(rows)), now)
-            if now + wait > deadline:
-                raise DeadlineExceededError(
-                    f"the deadline is in {deadline - now:.3g} s; computing these {len(rows)} rows, after"
-                    f" {self._queue.rows} that wait, would take {wait:.3g} s"
-                )
+
+    def _latest_start(self, rows: int, now: float, deadline: float) -> float:
+        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then."""
+        if deadline == math.inf:
+            return deadline
+        own = self._predict(rows, now)
+        wait = self._predict(self._queue.rows_until(rows), now) if self._queue.rows else own
+        if self._turn.ends > now:
+            wait += self._turn.ends - now
+        if now + wait > deadline:
+            raise DeadlineExceededError(
+                f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
+                f" {self._queue.rows} that wait, would take {wait:.3g} s"
+            )
+        return deadline - own
 
     async def _own(self) -> None:
         try:
@@ -143,9 +152,10 @@ class Batcher:
                 if not self._queue.rows:
                     self._arrival.clear()
                     self._idle.set()
-        except Exception:  # a defect of ours: nobody may wait for an owner that is gone
+        except Exception:  # a defect of ours
             log.exception("the batcher has failed, and refuses everything from now on")
-            self._end()
+        finally:
+            self._end()  # however it comes about: nobody may wait for an owner that is gone
 
     async def _linger(self) -> None:
         """Wait for a fuller batch, while that costs nobody's deadline."""
@@ -178,12 +188,12 @@ class Batcher:
         try:
             outputs = await self._compute([piece.rows for piece in pieces])
         finally:
-            self._turn.ends = self._measured_at = self._time()
-        seconds = self._measured_at - started
+            self._turn.ends = self._idle_since = self._time()
+        seconds = self._idle_since - started
         if wrong := [len(output) for output in outputs if len(output) != rows]:
             raise RuntimeError(f"the engine made {wrong} rows of {rows}")
         self._cost.measured(rows, seconds)
-        for request in deliver(pieces, outputs, Run(started, seconds, rows)):
+        for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
 
     def _predict(self, rows: int, now: float) -> float:
@@ -193,7 +203,7 @@ class Batcher:
         shorter than that, nothing would ever be computed, and so nothing measured, again.
         """
         seconds = self._cost.seconds(rows)
-        return 0.0 if not self._running and now - self._measured_at > BELIEVED * seconds else seconds
+        return 0.0 if not self._running and now - self._idle_since > BELIEVED * seconds else seconds
 
     def _on_due(self, request: Request, now: float) -> float:
         """The deadline of a request has come, or the last moment to begin with it; else, when it will."""

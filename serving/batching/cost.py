@@ -10,11 +10,7 @@ first batch, and a batch larger than all that were measured is taken to cost wha
 """
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-Number = TypeVar("Number", int, float)
 
 REMEMBERED = 7  # batches of a group; up to 3 of them may be outliers
 FORGETTING = 0.99  # a group's weight falls by this factor with each batch of another size,
@@ -24,13 +20,11 @@ SHORTEST = 1e-6  # seconds; below it a clock measures itself
 
 @dataclass(slots=True)
 class _Group:
-    """The last batches of similar sizes, and when, counted in batches, the last one was."""
+    """The last batches of similar sizes, as (seconds, rows), the median of them, and the number of the last one."""
 
-    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    batches: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    median: tuple[float, int] = (0.0, 0)
     latest: int = 0
-    rows: int = 0  # the median size
-    cost: float = 0.0  # the median, in seconds
 
 
 class CostModel:
@@ -58,14 +52,17 @@ class CostModel:
     def measured(self, rows: int, seconds: float) -> None:
         """Learn that a batch of `rows` rows took `seconds`."""
         self._batches += 1
-        group = self._groups.setdefault(rows.bit_length(), _Group())
-        group.sizes.append(rows)
-        group.seconds.append(max(seconds, SHORTEST))
+        group = self._groups.get(rows.bit_length())
+        if group is None:
+            group = self._groups[rows.bit_length()] = _Group()
         group.latest = self._batches
-        group.rows = _median(group.sizes)
-        group.cost = _median(group.seconds)
-        self._largest = max(self._largest, group.rows)
-        self._fit()
+        group.batches.append((max(seconds, SHORTEST), rows))
+        # Of an even number the faster one, so that the first slow batches of a process are forgotten soonest.
+        median = sorted(group.batches)[(len(group.batches) - 1) // 2]
+        if median != group.median:
+            group.median = median
+            self._largest = max(self._largest, median[1])
+            self._fit()
 
     def _of_batch(self, rows: int) -> float:
         return self._fixed + self._per_row * min(rows, self._largest)
@@ -74,7 +71,7 @@ class CostModel:
         """Weighted least squares of (fixed + per_row * rows) / cost = 1 over the groups, with neither part negative."""
         s, sx, sxx, sy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0
         for group in self._groups.values():
-            x, y = group.rows, group.cost
+            y, x = group.median
             weight = max(REMEMBERING, FORGETTING ** (self._batches - group.latest)) / (y * y)
             s += weight
             sx += weight * x
@@ -90,9 +87,3 @@ class CostModel:
         elif fixed < 0:
             per_row, fixed = sxy / sxx, 0.0
         self._per_row, self._fixed = per_row, fixed
-
-
-def _median(values: Iterable[Number]) -> Number:
-    """The lower one of an even number, so that the first slow batches of a process are forgotten soonest."""
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2]

@@ -70,17 +70,19 @@ class Piece:
         return rows if self.stop - self.start == len(rows) else rows[self.start : self.stop]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """When the engine began with a batch, how long it took, in seconds, and the batch's rows of all callers."""
+def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], started: float, seconds: float) -> list[Request]:
+    """Give each piece of a batch its rows of the outputs.
 
-    started: float
-    seconds: float
-    rows: int
+    Args:
+        pieces: the batch.
+        outputs: one array per output, with the rows of all pieces.
+        started: when the engine began with the batch.
+        seconds: how long it took.
 
-
-def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], run: Run) -> list[Request]:
-    """Give each piece its rows of the outputs; returns the requests that are answered now."""
+    Returns:
+        The requests that are answered now.
+    """
+    run = (started, seconds, len(outputs[0]))
     answered = []
     start = 0
     for piece in pieces:
@@ -96,16 +98,17 @@ def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], run: Run) -> list[
     return answered
 
 
-def _answer(request: Request, part: tuple[Rows, ...], run: Run, *, last: bool) -> Batched | None:
-    """The whole answer if this is its last part."""
+def _answer(request: Request, part: tuple[Rows, ...], run: tuple[float, float, int], *, last: bool) -> Batched | None:
+    """The whole answer if this is its last part. A run is when it began, how long it took, and its rows."""
+    started, seconds, rows = run
     if last and request.parts is None:  # not split, as nearly all are
-        return Batched(part, run.started - request.arrived, run.seconds, run.rows)
+        return Batched(part, started - request.arrived, seconds, rows)
     if request.parts is None:
         request.parts = []
-        request.started = run.started
+        request.started = started
     request.parts.append(part)
-    request.compute_seconds += run.seconds
-    request.batch_rows = max(request.batch_rows, run.rows)
+    request.compute_seconds += seconds
+    request.batch_rows = max(request.batch_rows, rows)
     if not last:
         return None
     outputs = tuple(np.concatenate(parts) for parts in zip(*request.parts, strict=True))

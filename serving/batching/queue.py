@@ -66,10 +66,12 @@ class Queue:
         return None
 
     def rows_until(self, rows: int) -> int:
-        """Rows that are computed until a request of `rows` rows is, were it added now: its own included."""
+        """Rows that are computed until a request of `rows` rows is, were it added now. Batches are full if they can."""
         lane, other = (self._small, self._large) if rows <= self._small_rows else (self._large, self._small)
         own = lane.rows + rows
-        return own + min(own, other.rows)
+        size = self._limits.max_batch_rows
+        batches = -(-(own + min(own, other.rows)) // size)
+        return min(own + other.rows, batches * size)
 
     def add(self, request: Request) -> None:
         """Put a request at the end of its lane."""

@@ -112,6 +112,16 @@ async def test_a_small_request_is_not_refused_for_large_ones_that_it_need_not_wa
         await asyncio.gather(*calls)
 
 
+async def test_a_small_request_is_refused_for_the_whole_batch_that_it_would_be_part_of(engine: ToyEngine) -> None:
+    async with batching(engine, max_batch_rows=8) as batcher:
+        await measure(batcher, engine, 8, 1.0)
+        large = await start(batcher, rows(*range(80)))
+        with pytest.raises(DeadlineExceededError, match="would take 2 s"):
+            await batcher.submit(rows(-1), deadline=engine.clock.now + 1.9)
+        await engine.release()
+        await large
+
+
 async def test_nobody_is_refused_before_a_cost_is_measured(engine: ToyEngine) -> None:
     async with batching(engine) as batcher:
         call = await start(batcher, rows(1), deadline=engine.clock.now + 1e-3)

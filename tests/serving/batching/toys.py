@@ -71,14 +71,14 @@ class ToyEngine:
         self.batches: list[list[float]] = []  # the values of the rows that were computed, in whatever way that ended
         self.guilty: set[float] = set()
         self.broken: Exception | None = None
-        self._running: asyncio.Future[None] | None = None
+        self.running: asyncio.Future[None] | None = None
 
     async def __call__(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
         batch = np.concatenate(pieces)
         self.batches.append(batch[:, 0].tolist())
         if self.held:
-            self._running = asyncio.get_running_loop().create_future()
-            await self._running
+            self.running = asyncio.get_running_loop().create_future()
+            await self.running
         else:
             await asyncio.sleep(0)
             self.clock.advance(self.cost(len(batch)))
@@ -98,13 +98,13 @@ class ToyEngine:
 
     @property
     def busy(self) -> bool:
-        return self._running is not None and not self._running.done()
+        return self.running is not None and not self.running.done()
 
     async def finish(self, seconds: float = 0.0) -> None:
         """Let `seconds` pass, end the batch that runs, and let everyone do what follows from it."""
-        assert self._running is not None
+        assert self.running is not None
         self.clock.advance(seconds)
-        self._running.set_result(None)
+        self.running.set_result(None)
         await settle()
 
     async def release(self) -> None:

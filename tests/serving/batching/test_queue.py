@@ -1,0 +1,90 @@
+"""Rows that wait: what is counted, whose come next, and how many come first."""
+
+import asyncio
+import math
+
+import pytest
+
+from serving.batching.delivery import Request
+from serving.batching.queue import Limits, Queue
+from tests.serving.batching.toys import rows
+
+
+@pytest.fixture
+def queue() -> Queue:
+    """Batches of 16 rows; up to 2 rows are a small request."""
+    return Queue(Limits(max_batch_rows=16, max_queue_rows=100, max_queue_bytes=1000))
+
+
+async def add(queue: Queue, count: int, deadline: float = math.inf) -> Request:
+    request = Request(rows(*range(count)), count, 0.0, deadline, asyncio.get_running_loop().create_future())
+    queue.add(request)
+    return request
+
+
+def sizes(queue: Queue, ends: float = 0.0) -> tuple[list[int], int]:
+    """Rows of each piece of the next batch, and how many requests left. A row that is not in it takes 1 s."""
+    pieces, late = queue.take(ends, float)
+    return [piece.stop - piece.start for piece in pieces], len(late)
+
+
+async def test_a_batch_is_filled_from_both_lanes_half_each(queue: Queue) -> None:
+    for count in (100, *[1] * 20):
+        await add(queue, count)
+    assert sizes(queue) == ([1] * 8 + [8], 0)
+    assert (queue.rows, queue.bytes) == (104, 800 + 12 * 8)
+
+
+async def test_what_one_lane_does_not_need_the_other_has(queue: Queue) -> None:
+    await add(queue, 50)
+    await add(queue, 1)
+    assert sizes(queue) == ([1, 15], 0)
+    for _ in range(20):
+        await add(queue, 1)
+    assert [sizes(queue)[0] for _ in range(4)] == [[1] * 8 + [8], [1] * 8 + [8], [1] * 4 + [12], [7]]
+    assert queue.rows == 0
+
+
+async def test_whoever_is_late_leaves_and_its_room_goes_to_others(queue: Queue) -> None:
+    late = [await add(queue, count, deadline=4.9) for count in (1, 12)]
+    await add(queue, 14)
+    await add(queue, 2)
+    assert sizes(queue, ends=5.0) == ([2, 14], 2)
+    assert (queue.rows, queue.bytes) == (0, 0)
+    assert not any(request.done.done() for request in late)  # which is the batcher's to do
+
+
+async def test_a_request_that_is_in_time_but_its_rest_is_not_leaves_too(queue: Queue) -> None:
+    await add(queue, 20, deadline=8.9)  # 16 rows now, 4 rows after that
+    assert sizes(queue, ends=5.0) == ([], 1)
+    await add(queue, 20, deadline=9.0)
+    assert sizes(queue, ends=5.0) == ([16], 0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "new", "expected"),
+    [
+        ([], 1, 1),
+        ([], 50, 50),
+        ([1, 1], 1, 3),
+        ([10], 1, 11),  # they share a batch
+        ([50], 1, 16),  # which is full
+        ([50, *[1] * 10], 1, 32),  # 11 small rows and as many large ones take two
+        ([1] * 10, 50, 60),
+        ([1] * 40, 10, 32),
+        ([50], 30, 80),
+    ],
+)
+async def test_rows_until_a_request_is_computed(queue: Queue, waiting: list[int], new: int, expected: int) -> None:
+    for count in waiting:
+        await add(queue, count)
+    assert queue.rows_until(new) == expected
+
+
+async def test_a_removed_request_takes_its_bytes_along_once(queue: Queue) -> None:
+    first, second = await add(queue, 20), await add(queue, 1)
+    assert sizes(queue)[0] == [1, 15]
+    queue.remove(first)
+    queue.remove(first)
+    queue.remove(second)
+    assert (queue.rows, queue.bytes, queue.waiting()) == (0, 0, [])
