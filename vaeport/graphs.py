@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeport.errors import DeviceError, InvalidInputError
+from vaeport.errors import DeviceError, InvalidInputError, bounded
 from vaeport.manifest import GraphSpec, Manifest, TensorSpec
 from vaeport.package import FP32, ROLES, GraphRuleError, Package, check_digest, graph_name
 
@@ -32,6 +32,7 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 # What ONNX Runtime 1.31 loads (docs/package-format.md).
 OPSET_RANGE = (18, 26)
 MAX_IR_VERSION = 13
+MAX_FOLDED_BYTES = 1 << 24  # of a constant that ONNX Runtime computes from others when it loads: an int8 weight, say
 
 # What an encoder or decoder is made of, and the proof has a limit for (export/limits.py). ONNX Runtime has hundreds
 # more; each is code that a stranger's package would reach.
@@ -163,19 +164,27 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
     try:
         proto = onnx.load_from_string(data)
     except Exception as error:  # protobuf and onnx raise several unrelated types
-        raise GraphRuleError(f"{path}: not an ONNX graph: {error}") from error
+        raise GraphRuleError(f"{path}: not an ONNX graph: {bounded(str(error))}") from error
+    _check_text(path, proto)
     _check_versions(path, proto, spec)
     _check_plain(path, proto)
     if random := sorted({node.op_type for node in proto.graph.node} & RANDOM_OPERATORS):
         raise GraphRuleError(f"{path}: random operators are not allowed, got {', '.join(random)}")
     if unknown := sorted({node.op_type for node in proto.graph.node} - OPERATORS):
-        raise GraphRuleError(f"{path}: operators outside the allow-list, got {', '.join(unknown)}")
+        raise GraphRuleError(f"{path}: operators outside the allow-list, got {bounded(', '.join(unknown))}")
     for kind, found, expected in (
         ("inputs", tensor_specs(proto.graph.input), spec.inputs),
         ("outputs", tensor_specs(proto.graph.output), spec.outputs),
     ):
         if found != expected:
-            raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {_show(found)}")
+            raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {bounded(_show(found))}")
+
+
+def _check_text(path: Path, proto: "onnx.ModelProto") -> None:
+    """Names that are compared must be text; protobuf gives bytes for what is no UTF-8, which do not sort with it."""
+    names: list[Any] = [name for node in proto.graph.node for name in (node.op_type, node.domain)]
+    if not all(isinstance(name, str) for name in names):
+        raise GraphRuleError(f"{path}: an operator whose name is not UTF-8")
 
 
 def _check_versions(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
@@ -195,7 +204,7 @@ def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
     if proto.functions or any(a.graphs or a.HasField("g") for a in attributes):
         raise GraphRuleError(f"{path}: functions and nested graphs are not allowed")
     if foreign := sorted({node.domain for node in graph.node} - {"", "ai.onnx"}):
-        raise GraphRuleError(f"{path}: operators of other domains are not allowed, got {', '.join(foreign)}")
+        raise GraphRuleError(f"{path}: operators of other domains are not allowed, got {bounded(', '.join(foreign))}")
     if graph.sparse_initializer or any(a.sparse_tensors or a.HasField("sparse_tensor") for a in attributes):
         raise GraphRuleError(f"{path}: sparse tensors are not allowed")
     tensors = [*graph.initializer, *(a.t for a in attributes), *(t for a in attributes for t in a.tensors)]
@@ -239,6 +248,8 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server must not burn a core
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # Graph.placement
+    # A graph of 4 kB could make it fill 1 GB while it loads: Expand of a constant to a large shape.
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     provider: str | tuple[str, dict[str, str]] = device.provider
     if device.provider == CUDA_PROVIDER:
         # Otherwise a node without a CUDA kernel, or a library that does not load, moves to the CPU without a word.
@@ -247,7 +258,7 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no public base
-        text = f"{path}: {device.provider} cannot run this graph: {error}"
+        text = f"{path}: {device.provider} cannot run this graph: {bounded(str(error))}"
         raise (GraphRuleError(text) if device.provider == CPU_PROVIDER else DeviceError(text)) from error
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
