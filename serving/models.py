@@ -68,7 +68,10 @@ def load_models(
 
 def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) -> ServedModel:
     """Give a loaded model its queues; all graphs of an engine share `turn`. Needs a running loop."""
-    batchers = {role: Batcher(partial(engine.run, graph), limits, turn=turn) for role, graph in model.graphs.items()}
+    batchers = {
+        role: Batcher(partial(engine.run, graph), limits, turn=turn, at_once=partial(engine.run_here, graph))
+        for role, graph in model.graphs.items()
+    }
     info = model_info(model.package, model.device)
     scoring = ScoringSpec.of(model.package.manifest)
     return ServedModel(info, scoring, batchers["encoder"], batchers["decoder"])

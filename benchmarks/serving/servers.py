@@ -28,7 +28,7 @@ from serving.edge import server as edge_server
 from serving.edge.server import VAE_SERVICE
 from serving.edge.servicer import VaeServicer
 from serving.models import ServedModel
-from vaeport.graphs import choose_device, load_graphs
+from vaeport.graphs import choose_device, load_graphs, usable_cores
 from vaeport.model import model_info
 from vaeport.package import Package, newest, open_package
 from vaeport.scoring import ScoringSpec
@@ -110,7 +110,7 @@ async def _empty(package: Package) -> None:
 
 
 async def _plain(package: Package) -> None:
-    graph = load_graphs(package, choose_device("cpu"), 1)["encoder"]
+    graph = load_graphs(package, choose_device("cpu"), usable_cores())["encoder"]
 
     async def encode(request: vae_pb2.EncodeRequest, _: object) -> vae_pb2.EncodeResponse:
         mean, log_var = graph(from_tensor("images", request.images).astype(np.float32, copy=False))

@@ -21,7 +21,10 @@ from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableEr
 log = logging.getLogger(__name__)
 
 Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
+ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...]]
 
+GATHERING_SECONDS = 2e-3  # at most; docs/results/serving.md has what other values gave
+BRIEF_SECONDS = 4e-4  # waking a thread, and getting the interpreter back from it, take about as long
 BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
 
@@ -43,13 +46,21 @@ class Batcher:
             UnavailableError if it cannot compute any more; every other error is taken for that of some row.
         limits: of the queue and of a batch.
         turn: shared by the graphs of an engine.
+        at_once: the same as `compute` without another thread, for batches that are known to be brief.
         clock: seconds and timers; the running loop unless a test brings another.
     """
 
     def __init__(
-        self, compute: Compute, limits: Limits, *, turn: Turn | None = None, clock: Clock | None = None
+        self,
+        compute: Compute,
+        limits: Limits,
+        *,
+        turn: Turn | None = None,
+        at_once: ComputeAtOnce | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._compute = compute
+        self._at_once = at_once
         self._limits = limits
         self._turn = turn or Turn()
         self._loop = asyncio.get_running_loop()
@@ -145,6 +156,7 @@ class Batcher:
         try:
             while True:
                 await self._arrival.wait()
+                await self._gather()
                 if self._limits.max_delay:
                     await self._linger()
                 async with self._turn:
@@ -156,6 +168,18 @@ class Batcher:
             log.exception("the batcher has failed, and refuses everything from now on")
         finally:
             self._end()  # however it comes about: nobody may wait for an owner that is gone
+
+    async def _gather(self) -> None:
+        """Let the loop hand over what has arrived: it comes piece by piece, one turn of the loop after the other.
+
+        That is no delay for a caller who is alone: a turn without arrivals ends it. Under load, a batch of one row for
+        each turn would cost each row what a batch costs.
+        """
+        until = self._time() + GATHERING_SECONDS
+        before = -1
+        while before < self._queue.rows < self._limits.max_batch_rows and self._time() < until:
+            before = self._queue.rows
+            await asyncio.sleep(0)
 
     async def _linger(self) -> None:
         """Wait for a fuller batch, while that costs nobody's deadline."""
@@ -184,9 +208,14 @@ class Batcher:
         """Run a batch and answer its callers, or raise what the engine raised."""
         started = self._time()
         rows = sum([piece.stop - piece.start for piece in pieces])
-        self._turn.ends = started + self._cost.seconds(rows)
+        predicted = self._cost.seconds(rows)
+        self._turn.ends = started + predicted
+        batch = [piece.rows for piece in pieces]
         try:
-            outputs = await self._compute([piece.rows for piece in pieces])
+            if self._at_once is not None and predicted <= BRIEF_SECONDS and self._cost.knows(rows):
+                outputs = self._at_once(batch)
+            else:
+                outputs = await self._compute(batch)
         finally:
             self._turn.ends = self._idle_since = self._time()
         seconds = self._idle_since - started

@@ -49,6 +49,10 @@ class CostModel:
         full, rest = divmod(rows, self._max_batch_rows)
         return full * self._of_batch(self._max_batch_rows) + (self._of_batch(rest) if rest else 0.0)
 
+    def knows(self, rows: int) -> bool:
+        """Whether batches of that size were measured, or larger ones."""
+        return rows <= self._largest
+
     def measured(self, rows: int, seconds: float) -> None:
         """Learn that a batch of `rows` rows took `seconds`."""
         self._batches += 1
