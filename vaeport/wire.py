@@ -25,7 +25,7 @@ def to_tensor(array: NDArray[np.generic]) -> vae_pb2.Tensor:
 
 
 def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
-    """The array that a Tensor holds, without a copy: a read-only view of its bytes.
+    """The array that a Tensor holds: a read-only view of its bytes, which protobuf copies out of the message.
 
     Args:
         field: the name of the tensor in its message, for the error.
@@ -44,10 +44,11 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
     if any(axis < 1 for axis in shape):
         raise InvalidInputError.of(f"{field}.shape", expected="at least 1 row, and no axis below 1", got=list(shape))
     size = prod(shape) * dtype.itemsize  # Python integers: no overflow
-    if len(tensor.data) != size:
+    data = tensor.data  # once: each access copies it out of the message
+    if len(data) != size:
         expected = f"{size} bytes for shape {list(shape)} of {dtype.name}"
-        raise InvalidInputError.of(f"{field}.data", expected=expected, got=f"{len(tensor.data)} bytes")
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+        raise InvalidInputError.of(f"{field}.data", expected=expected, got=f"{len(data)} bytes")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
 def dtype_name(number: "vae_pb2.DType.ValueType") -> str:
