@@ -155,10 +155,11 @@ def evaluate(
     means = []
     for x in ordered(images, dataset, device, bound.samples):
         epsilon = torch.randn(bound.samples, len(x), model.latent_dim, generator=noise, device=device)
-        terms = bound(model, x, epsilon)
-        minimised = objective(model, x, epsilon, beta, capacity).loss if weighed else terms.loss
+        drawn = objective.draw(model, x, epsilon)
+        terms = bound.weigh(drawn)
+        minimised = objective.weigh(drawn, beta, capacity).loss if weighed else terms.loss
         sums += torch.stack((*terms, minimised))
-        means.append(model.encode(x)[0])
+        means.append(drawn.mu)
     loss, reconstruction, kl, minimised_mean = (sums / len(images)).tolist()
     row = {
         "test_loss": loss,

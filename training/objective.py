@@ -95,6 +95,19 @@ class Terms(NamedTuple):
     kl: Tensor
 
 
+class Drawn(NamedTuple):
+    """A batch's posteriors, the latents drawn from them, and what these explain.
+
+    mu and log_var are [batch, latent_dim], z is [samples, batch, latent_dim], and reconstructions, -log p(x|z) in nats,
+    are [samples, batch].
+    """
+
+    mu: Tensor
+    log_var: Tensor
+    z: Tensor
+    reconstructions: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """What a step minimises.
@@ -132,40 +145,47 @@ class Objective:
             beta: weight of the KL term; of log p(z) - log q(z|x) in the importance weights.
             capacity: C in nats; None: no capacity term.
         """
+        return self.weigh(self.draw(model, x, epsilon), beta, capacity)
+
+    def draw(self, model: "VAE", x: Tensor, epsilon: Tensor) -> Drawn:
+        """What the terms are made of, and what costs the time; see `__call__` for the arguments."""
         mu, log_var = (part.to(x.dtype) for part in model.encode(x))  # under autocast bfloat16, as of the decoder
-        if self.autoencoder:
-            reconstruction = _negative_log_likelihood(model, x, mu[None]).sum()
-            return Terms(reconstruction, reconstruction, torch.zeros_like(reconstruction))
-        z = mu + torch.exp(0.5 * log_var) * epsilon
-        if self.bound == "dreg" and z.requires_grad:
-            return self._dreg(model, x, z, mu, log_var, beta)
-        reconstructions = _negative_log_likelihood(model, x, z)
+        z = mu[None] if self.autoencoder else mu + torch.exp(0.5 * log_var) * epsilon
+        return Drawn(mu, log_var, z, _negative_log_likelihood(model, x, z))
+
+    def weigh(self, drawn: Drawn, beta: Tensor | float = 1.0, capacity: Tensor | float | None = None) -> Terms:
+        """The terms; see `__call__` for the arguments."""
+        mu, log_var, z, reconstructions = drawn
         reconstruction = reconstructions.mean(0).sum()
+        if self.autoencoder:
+            return Terms(reconstruction, reconstruction, torch.zeros_like(reconstruction))
         kls = kl_per_latent(mu, log_var)
         kl = kls.sum()
+        if self.bound == "dreg" and z.requires_grad:
+            return Terms(_dreg(drawn, beta), reconstruction, kl)
         if self.bound != "elbo":
             log_weights = beta * log_prior_over_posterior(z, mu, log_var) - reconstructions
             return Terms(-_log_mean_exp(log_weights).sum(), reconstruction, kl)
         if capacity is not None:
-            return Terms(reconstruction + self.gamma * (kl - capacity * len(x)).abs(), reconstruction, kl)
-        charged = kls.mean(0).clamp(min=self.free_bits).sum() * len(x) if self.free_bits else kl
+            return Terms(reconstruction + self.gamma * (kl - capacity * len(mu)).abs(), reconstruction, kl)
+        charged = kls.mean(0).clamp(min=self.free_bits).sum() * len(mu) if self.free_bits else kl
         return Terms(reconstruction + beta * charged, reconstruction, kl)
 
-    def _dreg(self, model: "VAE", x: Tensor, z: Tensor, mu: Tensor, log_var: Tensor, beta: Tensor | float) -> Terms:
-        """The same loss as "iwae"; its gradient reaches the encoder through z alone, by the squared weights.
 
-        The decoder's gradient is sum_i w_i d log w_i, with normalised weights w_i. The hook multiplies what goes on to
-        z, and so to the encoder, by another w_i; with prior and q weighted by beta, the same derivation gives
-        1 - beta + beta w_i.
-        """
-        reconstructions = _negative_log_likelihood(model, x, z)
-        log_weights = beta * log_prior_over_posterior(z, mu.detach(), log_var.detach()) - reconstructions
-        normalised = torch.softmax(log_weights, 0).detach()
-        z.register_hook(lambda gradient: (1.0 - beta + beta * normalised)[..., None] * gradient)  # type: ignore[no-untyped-call]
-        surrogate = -(normalised * log_weights).sum()
-        bound = -_log_mean_exp(log_weights).sum()
-        loss = surrogate + (bound - surrogate).detach()  # the value of the one, the gradient of the other
-        return Terms(loss, reconstructions.mean(0).sum(), kl_divergence(mu, log_var).sum())
+def _dreg(drawn: Drawn, beta: Tensor | float) -> Tensor:
+    """The same loss as "iwae"; its gradient reaches the encoder through z alone, by the squared weights.
+
+    The decoder's gradient is sum_i w_i d log w_i, with normalised weights w_i. The hook multiplies what goes on to z,
+    and so to the encoder, by another w_i; with prior and q weighted by beta, the same derivation gives
+    1 - beta + beta w_i.
+    """
+    mu, log_var, z, reconstructions = drawn
+    log_weights = beta * log_prior_over_posterior(z, mu.detach(), log_var.detach()) - reconstructions
+    normalised = torch.softmax(log_weights, 0).detach()
+    z.register_hook(lambda gradient: (1.0 - beta + beta * normalised)[..., None] * gradient)  # type: ignore[no-untyped-call]
+    surrogate = -(normalised * log_weights).sum()
+    bound = -_log_mean_exp(log_weights).sum()
+    return surrogate + (bound - surrogate).detach()  # the value of the one, the gradient of the other
 
 
 def _negative_log_likelihood(model: "VAE", x: Tensor, z: Tensor) -> Tensor:
