@@ -49,23 +49,48 @@ RANDOM_OPERATORS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """How graphs compute on CUDA; nothing of it matters elsewhere.
+
+    Attributes:
+        tf32: whether products may be taken of factors rounded to 11 bits, which is faster and further from the truth.
+        memory_limit: bytes that the session of a graph may allocate on the device, bound memory included; 0 is none.
+        graphs: whether runs are captured as CUDA graphs, one for each batch size, and replayed. Only for memory that is
+            bound once, and one thread.
+    """
+
+    tf32: bool = False
+    memory_limit: int = 0
+    graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """Where graphs compute.
 
     Attributes:
         provider: the ONNX Runtime execution provider.
         reason: why this one, for the log.
+        cuda: how, if that is CUDA.
     """
 
     provider: str
     reason: str
+    cuda: CudaOptions = CudaOptions()
 
 
 class Graph:
-    """One graph of a package, ready to compute. Safe to call from several threads at once."""
+    """One graph of a package, ready to compute. Safe to call from several threads at once.
+
+    Attributes:
+        session: ONNX Runtime's, for who binds memory of their own to it.
+        spec: inputs and outputs, as the manifest has them.
+        outputs: their names.
+    """
 
     def __init__(self, session: Any, spec: GraphSpec) -> None:
-        self._session = session
+        self.session = session
+        self.spec = spec
         self._input = spec.inputs[0].name
         self.outputs = tuple(output.name for output in spec.outputs)
 
@@ -74,12 +99,12 @@ class Graph:
 
         Releases the GIL.
         """
-        return tuple(self._session.run(self.outputs, {self._input: rows}))
+        return tuple(self.session.run(self.outputs, {self._input: rows}))
 
     @property
     def placement(self) -> dict[str, int]:
         """How many nodes ONNX Runtime gave to each execution provider, by its own record."""
-        placed = ((part.ep_name, len(part.get_nodes())) for part in self._session.get_provider_graph_assignment_info())
+        placed = ((part.ep_name, len(part.get_nodes())) for part in self.session.get_provider_graph_assignment_info())
         nodes: dict[str, int] = {}
         for provider, count in placed:
             nodes[provider] = nodes.get(provider, 0) + count
@@ -241,6 +266,25 @@ def usable_cores() -> int:
         return cores
 
 
+def cuda_provider_options(cuda: CudaOptions) -> dict[str, str]:
+    """What ONNX Runtime's CUDA provider is told."""
+    options = {
+        "use_tf32": "1" if cuda.tf32 else "0",  # on by default, and 1e-3 off what was proven
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it has, and never gives any back
+        "enable_cuda_graph": "1" if cuda.graphs else "0",
+    }
+    return options | ({"gpu_mem_limit": str(cuda.memory_limit)} if cuda.memory_limit else {})
+
+
+def graph_run_options(device: Device, number: int) -> Any:
+    """The options of a run that is captured as CUDA graph `number`, or replays it; None where nothing is captured."""
+    if device.provider != CUDA_PROVIDER or not device.cuda.graphs:
+        return None
+    options = _import_onnxruntime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(number))
+    return options
+
+
 def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -254,7 +298,7 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     if device.provider == CUDA_PROVIDER:
         # Otherwise a node without a CUDA kernel, or a library that does not load, moves to the CPU without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        provider = (CUDA_PROVIDER, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+        provider = (CUDA_PROVIDER, cuda_provider_options(device.cuda))
     try:
         session = onnxruntime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no public base

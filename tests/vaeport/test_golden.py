@@ -99,6 +99,18 @@ def test_a_machine_that_computes_something_else_is_found(package: Path, wrong: C
         self_test(opened, {**graphs, "decoder": Off(graphs["decoder"])})
 
 
+def test_slack_multiplies_the_limits_and_no_more(copy: Path) -> None:
+    def shift(tensors: dict[str, Any]) -> None:
+        tensors["encoder/mean/truth"] += 50 * tensors["encoder/mean/limit"]
+
+    edit(copy, shift)
+    opened = open_package(copy)
+    graphs = load_graphs(opened, choose_device("cpu"), 1)
+    self_test(opened, graphs, slack=100)
+    with pytest.raises(vaeport.SelfTestError, match=r"encoder\.mean"):
+        self_test(opened, graphs, slack=40)
+
+
 def test_a_server_refuses_a_model_that_computes_something_else_here(copy: Path) -> None:
     edit(copy, lambda tensors: tensors["decoder/image/truth"].__iadd__(0.1))
     with pytest.raises(vaeport.SelfTestError, match=r"digits/1: decoder\.image"):

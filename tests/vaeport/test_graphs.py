@@ -12,7 +12,19 @@ import pytest
 
 import vaeport
 from vaeport.errors import DeviceError
-from vaeport.graphs import CPU_PROVIDER, check_graph, choose_device, load_graph, load_graphs, usable_cores
+from vaeport.graphs import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    CudaOptions,
+    Device,
+    check_graph,
+    choose_device,
+    cuda_provider_options,
+    graph_run_options,
+    load_graph,
+    load_graphs,
+    usable_cores,
+)
 from vaeport.manifest import GraphSpec
 from vaeport.package import DigestMismatchError, GraphRuleError, open_package
 
@@ -171,3 +183,24 @@ def test_usable_cores_are_those_of_the_affinity() -> None:
     import os
 
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_cuda_is_told_to_keep_float32_and_not_to_hoard() -> None:
+    assert cuda_provider_options(CudaOptions()) == {
+        "use_tf32": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cuda_graph": "0",
+    }
+
+
+def test_cuda_is_told_what_was_asked_for() -> None:
+    options = cuda_provider_options(CudaOptions(tf32=True, memory_limit=2**30, graphs=True))
+    assert (options["use_tf32"], options["gpu_mem_limit"], options["enable_cuda_graph"]) == ("1", str(2**30), "1")
+
+
+def test_each_batch_size_has_a_cuda_graph_of_its_own_where_they_are_asked_for() -> None:
+    graphs = CudaOptions(graphs=True)
+    run = graph_run_options(Device(CUDA_PROVIDER, "a test", graphs), 64)
+    assert run.get_run_config_entry("gpu_graph_id") == "64"
+    assert graph_run_options(Device(CUDA_PROVIDER, "a test"), 64) is None
+    assert graph_run_options(Device(CPU_PROVIDER, "a test", graphs), 64) is None
