@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from serving.batching.cost import CostModel
 from serving.batching.deadlines import Clock, Deadlines
@@ -86,6 +87,13 @@ class Batcher:
     def queued_bytes(self) -> int:
         """Bytes of the requests that wait, in whole or in part."""
         return self._queue.bytes
+
+    def limit_batches(self, rows: int) -> None:
+        """Batches have at most `rows` rows from the next one on, if they had more: the device cannot compute them."""
+        if rows < self._limits.max_batch_rows:
+            self._limits = replace(self._limits, max_batch_rows=rows)
+            self._queue.limit_batches(rows)
+            self._cost.limit_batches(rows)
 
     async def drain(self) -> None:
         """Wait until everyone who has come is answered."""

@@ -53,6 +53,10 @@ class CostModel:
         """Whether batches of that size were measured, or larger ones."""
         return rows <= self._largest
 
+    def limit_batches(self, rows: int) -> None:
+        """Batches have at most `rows` rows from now on."""
+        self._max_batch_rows = rows
+
     def measured(self, rows: int, seconds: float) -> None:
         """Learn that a batch of `rows` rows took `seconds`."""
         self._batches += 1

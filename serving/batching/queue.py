@@ -9,7 +9,7 @@ shared each batch among them.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.batching.delivery import Piece, Request
 
@@ -55,6 +55,10 @@ class Queue:
     def rows(self) -> int:
         """Rows that wait."""
         return self._small.rows + self._large.rows
+
+    def limit_batches(self, rows: int) -> None:
+        """Batches have at most `rows` rows from now on. What a small request is stays: who waits keeps the lane."""
+        self._limits = replace(self._limits, max_batch_rows=rows)
 
     def refusal(self, rows: int, size: int) -> str | None:
         """Why a request of `rows` rows and `size` bytes may not be added; None if it may."""

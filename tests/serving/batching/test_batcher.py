@@ -284,3 +284,16 @@ async def test_closing_and_cancelling_end_a_delay(caplog: pytest.LogCaptureFixtu
             await waiting
     assert engine.batches == []
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_batches_shrink_when_told_to_and_never_grow(engine: ToyEngine) -> None:
+    async with batching(engine) as batcher:
+        first = await start(batcher, rows(0))
+        waiting = [await start(batcher, rows(number, number + 1)) for number in (10, 20, 30)]
+        batcher.limit_batches(3)
+        batcher.limit_batches(4)
+        await engine.release()
+        assert_own_rows(rows(0), await first)
+        for number, call in zip((10, 20, 30), waiting, strict=True):
+            assert_own_rows(rows(number, number + 1), await call)
+    assert engine.sizes == [1, 3, 3]

@@ -102,3 +102,11 @@ def test_more_rows_never_cost_less() -> None:
         costs = [cost.seconds(rows) for rows in (1, 2, 16, 255, 256)]
         assert costs == sorted(costs)
         assert costs[0] >= 0.0
+
+
+def test_batches_that_shrink_cost_what_so_many_of_them_do() -> None:
+    cost = CostModel(256)
+    for rows in (1, 256):
+        cost.measured(rows, line(rows))
+    cost.limit_batches(64)
+    assert cost.seconds(256) == pytest.approx(4 * line(64))

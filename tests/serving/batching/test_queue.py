@@ -88,3 +88,12 @@ async def test_a_removed_request_takes_its_bytes_along_once(queue: Queue) -> Non
     queue.remove(first)
     queue.remove(second)
     assert (queue.rows, queue.bytes, queue.waiting()) == (0, 0, [])
+
+
+async def test_batches_that_shrink_leave_everybody_who_waits_in_place(queue: Queue) -> None:
+    for count in (2, 9, 1, 2):
+        await add(queue, count)
+    queue.limit_batches(1)  # less than what is a small request
+    assert [sizes(queue)[0] for _ in range(14)] == [[1]] * 14
+    assert (queue.rows, queue.bytes) == (0, 0)
+    assert queue.rows_until(5) == 5
