@@ -1,19 +1,21 @@
 """The models of a server: from a folder of packages to graphs that are ready to compute."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from serving.batching import Batcher, Limits, Turn
-from serving.engine import Engine
+from serving.batching.delivery import Rows
+from serving.engine import BoundGraph, ByDtype, Engine, check_placement
 from vaeport.errors import PackageError
-from vaeport.golden import has_golden, self_test
-from vaeport.graphs import Device, Graph, load_graphs, names_in_precision
+from vaeport.golden import TF32_SLACK, has_golden, self_test
+from vaeport.graphs import CUDA_PROVIDER, Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
-from vaeport.package import FP32, Package, open_package, versions
+from vaeport.package import FP32, Package, graph_name, open_package, versions
 from vaeport.results import ModelInfo
 from vaeport.scoring import ScoringSpec
 from vaeport.signing import check_signature
@@ -27,7 +29,7 @@ class LoadedModel:
 
     package: Package
     device: Device
-    graphs: dict[str, Graph]
+    graphs: dict[str, Graph] | dict[str, BoundGraph | ByDtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,12 @@ class ServedModel:
 
 
 def load_models(
-    folder: Path, device: Device, threads: int, precision: str = FP32, public_key: Path | None = None
+    folder: Path,
+    device: Device,
+    threads: int,
+    precision: str = FP32,
+    public_key: Path | None = None,
+    buckets: Sequence[int] = (),
 ) -> list[LoadedModel]:
     """Load the newest version of every model in `folder`, sorted by name.
 
@@ -51,8 +58,11 @@ def load_models(
         threads: CPU threads of one call.
         precision: of vaeport.package.PRECISIONS.
         public_key: every package must have a valid signature by this key. None: signatures are not looked at.
+        buckets: batch sizes, in rows, ascending, that each graph has memory of its own for; as CUDA needs it. None:
+            graphs take whatever comes.
 
     Raises:
+        DeviceError: a node would compute elsewhere than on the device, or the device fails.
         InvalidInputError: one has not that precision.
         PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
         SignatureError: with `public_key`, one is not signed by it.
@@ -63,21 +73,35 @@ def load_models(
     found = [path / str(numbers[-1]) for path in sorted(folder.iterdir()) if (numbers := versions(path))]
     if not found:
         raise PackageError(f"{folder}: no models here; make one with: python -m export RUN --to {folder}/NAME")
-    return [_load_model(path, device, threads, precision, public_key) for path in found]
+    return [_load_model(path, device, threads, precision, public_key, buckets) for path in found]
 
 
 def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) -> ServedModel:
     """Give a loaded model its queues; all graphs of an engine share `turn`. Needs a running loop."""
-    batchers = {
-        role: Batcher(partial(engine.run, graph), limits, turn=turn, at_once=partial(engine.run_here, graph))
-        for role, graph in model.graphs.items()
-    }
+    batchers = {role: batcher_of(graph, engine, limits, turn) for role, graph in model.graphs.items()}
     info = model_info(model.package, model.device)
     scoring = ScoringSpec.of(model.package.manifest)
     return ServedModel(info, scoring, batchers["encoder"], batchers["decoder"])
 
 
-def _load_model(path: Path, device: Device, threads: int, precision: str, public_key: Path | None) -> LoadedModel:
+def batcher_of(graph: Graph | BoundGraph | ByDtype, engine: Engine, limits: Limits, turn: Turn) -> Batcher:
+    """The queue of one graph. Its batches shrink with the memory of the device."""
+    if isinstance(graph, Graph):
+        return Batcher(partial(engine.run, graph), limits, turn=turn, at_once=partial(engine.run_here, graph))
+
+    async def compute(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        outputs = await engine.run_bound(graph, pieces)
+        batcher.limit_batches(graph.max_rows)  # memory may have run out
+        return outputs
+
+    fitting = min(limits.max_batch_rows, graph.max_rows)
+    batcher = Batcher(compute, replace(limits, max_batch_rows=fitting), turn=turn)
+    return batcher
+
+
+def _load_model(
+    path: Path, device: Device, threads: int, precision: str, public_key: Path | None, buckets: Sequence[int]
+) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
     if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
@@ -85,12 +109,48 @@ def _load_model(path: Path, device: Device, threads: int, precision: str, public
     if public_key is not None:
         check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
         log.info("%s: signed by %s", path, public_key)
+    if buckets:
+        return LoadedModel(package, device, _bound_graphs(package, device, threads, precision, buckets))
     names = names_in_precision(manifest, precision)
     graphs = load_graphs(package, device, threads, names.values())
-    if has_golden(package):
-        self_test(package, graphs)
-    else:
-        log.warning("%s: no golden vectors, so not self-tested: export the run again", path)
+    _prove(package, device, graphs)
     for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
         graphs[names[role]](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
     return LoadedModel(package, device, {role: graphs[name] for role, name in names.items()})
+
+
+def _bound_graphs(
+    package: Package, device: Device, threads: int, precision: str, buckets: Sequence[int]
+) -> dict[str, BoundGraph | ByDtype]:
+    """The graphs by role, warm. The encoder takes bytes, too, if the package has that graph.
+
+    The decoder gives floats: callers who want bytes share batches with those who do not, and the graph that makes bytes
+    has no logits.
+    """
+    names = names_in_precision(package.manifest, precision)
+    of_bytes = graph_name("encoder", precision, uint8=True)
+    graphs = {}
+    for name in (*names.values(), *([of_bytes] if of_bytes in package.manifest.graphs else [])):
+        load = partial(_load_one, package, device, threads, name)
+        graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets)
+        graphs[name].warm_up()
+        log.info("%s %s: batches of up to %d rows", package.manifest.name, name, graphs[name].max_rows)
+    _prove(package, device, graphs)
+    encoder, decoder = graphs[names["encoder"]], graphs[names["decoder"]]
+    return {"encoder": ByDtype(encoder, graphs[of_bytes]) if of_bytes in graphs else encoder, "decoder": decoder}
+
+
+def _load_one(package: Package, device: Device, threads: int, name: str) -> Graph:
+    return load_graphs(package, device, threads, [name])[name]
+
+
+def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str, BoundGraph]) -> None:
+    """Every node is where it should be, and what the graphs compute there is what the golden vectors say."""
+    for name, graph in graphs.items():
+        nodes = check_placement(f"{package.path}: {name}", graph, device)
+        log.info("%s %s: %d nodes, all on %s", package.manifest.name, name, nodes, device.provider)
+    if has_golden(package):
+        tf32 = device.provider == CUDA_PROVIDER and device.cuda.tf32
+        self_test(package, graphs, TF32_SLACK if tf32 else 1.0)
+    else:
+        log.warning("%s: no golden vectors, so not self-tested: export the run again", package.path)

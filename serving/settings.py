@@ -37,6 +37,21 @@ class Settings:
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
 
+    tf32: bool = False
+    """On CUDA: round the factors of products to 11 bits. Faster, and no longer within the limits that were proven: the
+    self-test allows as much more."""
+
+    gpu_mem_limit_mb: int = 0
+    """On CUDA: MiB that each graph may take of the GPU's memory, weights included; 0 is no limit. A model has three
+    graphs."""
+
+    batch_buckets: tuple[int, ...] = ()
+    """On CUDA: the batch sizes, in rows, to which batches are padded; they ascend to --max-batch-rows. By default the
+    powers of two."""
+
+    cuda_graphs: bool = False
+    """On CUDA: capture a CUDA graph for each batch size, and replay it. Has not been tried on a GPU so far."""
+
     default_model: str = ""
     """The model that requests without a name mean. Not needed with a single model."""
 
@@ -71,6 +86,10 @@ class Settings:
             raise SettingsError(f"--require-signature: expected the file of a public key, got {self.require_signature}")
         if self.max_batch_rows < 1:
             raise SettingsError(f"--max-batch-rows: expected at least 1, got {self.max_batch_rows}")
+        if self.gpu_mem_limit_mb < 0:
+            raise SettingsError(f"--gpu-mem-limit-mb: expected 0 or more, got {self.gpu_mem_limit_mb}")
+        if self.batch_buckets:
+            self._check_buckets(self.batch_buckets)
         if self.max_queue_rows < MAX_REQUEST_ROWS:
             raise SettingsError(
                 f"--max-queue-rows: expected at least {MAX_REQUEST_ROWS}, a whole request, got {self.max_queue_rows}"
@@ -81,3 +100,9 @@ class Settings:
             raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
+
+    def _check_buckets(self, buckets: tuple[int, ...]) -> None:
+        if buckets[0] < 1 or list(buckets) != sorted(set(buckets)) or buckets[-1] != self.max_batch_rows:
+            raise SettingsError(
+                f"--batch-buckets: expected to ascend to --max-batch-rows {self.max_batch_rows}, got {list(buckets)}"
+            )

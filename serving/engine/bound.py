@@ -1,0 +1,212 @@
+"""A graph with memory of its own on a device, for each batch size of a closed set.
+
+The device may be the CPU, too: there it only costs copies, and is how all of this is tested where there is no GPU.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.engine.buckets import Rows, bucket_of, cut, fill
+from serving.engine.failures import DeviceLostError, Meaning, meaning_of
+from serving.engine.placement import check_capturable, check_placement
+from vaeport.errors import DeviceError, VaeportError
+from vaeport.graphs import CUDA_PROVIDER, Device, Graph, graph_run_options
+
+log = logging.getLogger(__name__)
+
+WARM_UP_RUNS = 2  # the first allocates, tunes and captures; the second is what callers will get
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Memory on the device for one batch size; where it lies is fixed, as a captured graph demands.
+
+    Attributes:
+        input, outputs: OrtValues of the session's own allocator, so that its limit holds for them and they go with it.
+        binding: of the session to these.
+        options: of a run; they name its CUDA graph.
+    """
+
+    input: Any
+    outputs: tuple[Any, ...]
+    binding: Any
+    options: Any
+
+
+class BoundGraph:
+    """A graph that computes in memory bound once. The thread that warms it up runs it: CUDA captures for that one.
+
+    When memory runs out, the largest batch size is given up, the session is made anew (one that has been out of memory
+    may stay so), and the rows are computed in smaller parts. Their callers get their answers, only later.
+
+    Args:
+        name: for the log.
+        load: makes the graph, each time with a new session.
+        device: that it computes on.
+        sizes: of batches, in rows, ascending.
+
+    Attributes:
+        outputs: their names.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Graph], device: Device, sizes: Sequence[int]) -> None:
+        self._name = name
+        self._load = load
+        self._device = device
+        self._sizes = tuple(sizes)
+        self._graph: Graph | None = None
+        self._buckets: dict[int, _Bucket] = {}
+        self._room: Rows = np.empty(0)  # where a batch is put together before it crosses
+        self.outputs: tuple[str, ...] = ()
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest batch that fits; 0 if none does."""
+        return self._sizes[-1] if self._sizes else 0
+
+    @property
+    def placement(self) -> dict[str, int]:
+        """As `Graph.placement`; it must be warm."""
+        assert self._graph is not None
+        return self._graph.placement
+
+    def warm_up(self) -> None:
+        """Make the session, and run every batch size, the largest first, so that no caller pays for it.
+
+        Raises:
+            DeviceError: a node would compute elsewhere, `--cuda-graphs` is not legal for this graph, or it fails.
+            DeviceLostError: there is no memory for a single row.
+            PackageError: the graph cannot be loaded.
+        """
+        while not self._buckets:
+            try:
+                self._build()
+            except Exception as error:  # onnxruntime's exceptions share no public base
+                self._buckets = {}
+                if meaning_of(error) is Meaning.OUT_OF_MEMORY:
+                    self._give_up_largest(error)
+                elif isinstance(error, VaeportError):
+                    raise
+                else:
+                    raise DeviceError(f"{self._name}: {self._device.provider} does not compute: {error}") from error
+
+    def __call__(self, rows: Rows) -> tuple[Rows, ...]:
+        """Compute all outputs, in the manifest's order, for rows [rows, ...]."""
+        return self.run([rows])
+
+    def run(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        """Compute all outputs for the concatenated pieces, any number of rows; uint8 pieces mean value / 255.
+
+        Raises:
+            DeviceLostError: this process cannot compute on the device any more.
+            Exception: what ONNX Runtime raised on these rows.
+        """
+        while self._buckets:
+            try:
+                return self._compute(pieces)
+            except Exception as error:  # onnxruntime's exceptions share no public base
+                meaning = meaning_of(error)
+                if meaning is Meaning.LOST:
+                    raise DeviceLostError(f"{self._name}: the device is lost: {error}") from error
+                if meaning is Meaning.OF_THE_ROWS:
+                    raise
+                self._give_up_largest(error)
+            # Out of the handler: only now nothing refers to the old session, and its memory is free.
+            self._rebuild()
+        raise DeviceLostError(f"{self._name}: the device is lost")
+
+    def _compute(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        parts = [self._compute_part(part) for part in cut(pieces, self.max_rows)]
+        return parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def _compute_part(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        size = bucket_of(sum(len(piece) for piece in pieces), self._sizes)
+        room = self._room[:size]
+        rows = fill(room, pieces)
+        bucket = self._buckets[size]
+        bucket.input.update_inplace(room)
+        self._run_bucket(bucket)
+        return tuple(_fetch(value, rows) for value in bucket.outputs)
+
+    def _run_bucket(self, bucket: _Bucket) -> None:
+        assert self._graph is not None
+        self._graph.session.run_with_iobinding(bucket.binding, bucket.options)  # releases the GIL
+
+    def _build(self) -> None:
+        graph = self._graph = self._load()
+        check_placement(self._name, graph, self._device)
+        if self._device.cuda.graphs and self._device.provider == CUDA_PROVIDER:
+            check_capturable(self._name, graph)
+        self.outputs = graph.outputs
+        entering = graph.spec.inputs[0]
+        self._room = np.zeros((self.max_rows, *map(int, entering.shape[1:])), entering.dtype)
+        for size in reversed(self._sizes):
+            bucket = self._buckets[size] = _bind(graph, self._device, size)
+            bucket.input.update_inplace(self._room[:size])
+            for _ in range(WARM_UP_RUNS):
+                self._run_bucket(bucket)
+
+    def _rebuild(self) -> None:
+        """As `warm_up`, but the server has callers: if it fails, it cannot be tried again for every batch of them."""
+        try:
+            self.warm_up()
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            raise DeviceLostError(f"{self._name}: cannot be loaded again: {error}") from error
+
+    def _give_up_largest(self, error: Exception) -> None:
+        """Let go of the session and of the largest batch size; raises DeviceLostError if that was the last one."""
+        self._graph, self._buckets = None, {}
+        given_up, self._sizes = self._sizes[-1], self._sizes[:-1]
+        if not self._sizes:
+            raise DeviceLostError(f"{self._name}: no memory for a batch of {given_up} rows: {error}") from error
+        text = str(error)  # not the error itself, which refers to the session
+        log.warning("%s: out of memory, so batches of %d rows are given up: %s", self._name, given_up, text)
+
+
+@dataclass(frozen=True, slots=True)
+class ByDtype:
+    """An encoder: images that are all bytes go to the graph that takes bytes, a quarter of what floats would be.
+
+    Attributes:
+        floats, uint8: the same encoder.
+    """
+
+    floats: BoundGraph
+    uint8: BoundGraph
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the largest batch that both can compute at once."""
+        return min(self.floats.max_rows, self.uint8.max_rows)
+
+    def run(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        """As `BoundGraph.run`."""
+        graph = self.uint8 if all(piece.dtype == np.uint8 for piece in pieces) else self.floats
+        return graph.run(pieces)
+
+
+def _bind(graph: Graph, device: Device, size: int) -> _Bucket:
+    """Allocate for batches of `size` rows."""
+    session, spec = graph.session, graph.spec
+    kind = "cuda" if device.provider == CUDA_PROVIDER else "cpu"
+    values = [
+        session.create_ortvalue_from_shape_and_type((size, *map(int, tensor.shape[1:])), np.dtype(tensor.dtype), kind)
+        for tensor in (*spec.inputs, *spec.outputs)
+    ]
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(spec.inputs[0].name, values[0])
+    for tensor, value in zip(spec.outputs, values[1:], strict=True):
+        binding.bind_ortvalue_output(tensor.name, value)
+    return _Bucket(values[0], tuple(values[1:]), binding, graph_run_options(device, size))
+
+
+def _fetch(value: Any, rows: int) -> Rows:
+    """The first rows of an output, in memory that the next batch does not overwrite."""
+    fetched: Rows = value.numpy()[:rows]
+    return fetched.copy() if value.device_name() == "cpu" else fetched  # from elsewhere, that was a copy already

@@ -1,0 +1,85 @@
+"""What a worker says of its device, and how it ends without one."""
+
+import logging
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vaeport
+from serving.models import load_models
+from serving.settings import Settings
+from serving.worker import EXIT_DEVICE_LOST, device_of
+from tests.serving.test_edge import free_address
+from tests.support import ROOT
+from vaeport.arrays import to_float
+from vaeport.errors import SelfTestError, UnavailableError
+from vaeport.graphs import CPU_PROVIDER, CudaOptions, Device, Graph, choose_device
+
+ON_CUDA = {"tf32": True, "gpu_mem_limit_mb": 100, "batch_buckets": (256,), "cuda_graphs": True}
+
+
+def test_a_lost_device_refuses_all_who_wait_and_ends_the_process(models: Path) -> None:
+    address = free_address()
+    command = [sys.executable, "-m", "tests.serving.lost_device", str(models), address]
+    images, white = np.random.default_rng(0).random((9, 1, 8, 8), np.float32), np.ones((1, 1, 8, 8), np.float32)
+    with (
+        Popen(command, cwd=ROOT, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as worker,
+        ThreadPoolExecutor() as callers,
+        vaeport.Client(address) as client,
+    ):
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        assert np.array_equal(client.encode(images).mean, vaeport.load(models / "digits").encode(images).mean)
+        calls: list[Future[Any]] = [callers.submit(client.encode, white)]
+        assert worker.stdout.readline() == "computing\n"
+        calls += [callers.submit(client.encode, images), callers.submit(client.sample, 3, seed=1)]
+        time.sleep(0.2)  # they are refused also if they have not come by then
+        _, log = worker.communicate("\n", timeout=20)
+        errors = [call.exception() for call in calls]
+    assert [type(error) for error in errors] == [UnavailableError] * 3
+    assert "encoder: the device is lost: CUDA failure 700" in str(errors[0])
+    assert worker.returncode == EXIT_DEVICE_LOST
+    assert "CRITICAL serving.worker: the device is lost: " in log
+    assert "Traceback" not in log
+
+
+def test_a_model_in_bound_memory_is_the_model(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    device = choose_device("cpu")
+    (plain,), (bound,) = load_models(models, device, 1), load_models(models, device, 1, buckets=(1, 4, 16))
+    images = np.random.default_rng(0).integers(0, 256, (23, 1, 8, 8), np.uint8)
+    latents = np.random.default_rng(1).normal(size=(23, 5)).astype(np.float32)
+    for role, rows in (("encoder", to_float(images)), ("decoder", latents)):
+        expected, graph = plain.graphs[role], bound.graphs[role]
+        assert isinstance(expected, Graph)
+        assert not isinstance(graph, Graph)
+        assert all(map(np.array_equal, expected(rows), graph.run([rows[:9], rows[9:]])))
+        if role == "encoder":
+            assert all(map(np.array_equal, expected(rows), graph.run([images])))
+    for name in ("encoder", "encoder.uint8", "decoder"):
+        assert f"digits {name}: batches of up to 16 rows" in caplog.text
+    assert "digits encoder.uint8: 9 nodes, all on CPUExecutionProvider" in caplog.text
+
+
+def test_the_self_test_runs_in_the_memory_that_will_serve(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.bound._fetch", lambda value, rows: value.numpy()[:rows] + np.float32(0.01))
+    with pytest.raises(SelfTestError, match="does not compute what was proven"):
+        load_models(models, choose_device("cpu"), 1, buckets=(1, 2))
+    tf32 = Device(CPU_PROVIDER, "a test", CudaOptions(tf32=True))  # which loosens nothing where it has no effect
+    with pytest.raises(SelfTestError, match="does not compute what was proven"):
+        load_models(models, tf32, 1, buckets=(1, 2))
+
+
+def test_what_has_no_effect_on_the_cpu_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    device_of(Settings(device="cpu", threads=2))
+    assert "no effect" not in caplog.text
+    device = device_of(Settings(device="cpu", **ON_CUDA))  # type: ignore[arg-type]
+    for setting in ("tf32", "gpu-mem-limit-mb", "batch-buckets", "cuda-graphs"):
+        assert f"--{setting} has no effect on CPUExecutionProvider" in caplog.text
+    assert device.cuda == CudaOptions(tf32=True, memory_limit=100 * 2**20, graphs=True)
