@@ -26,6 +26,7 @@ ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...]]
 
 GATHERING_SECONDS = 2e-3  # at most; docs/results/serving.md has what other values gave
 BRIEF_SECONDS = 4e-4  # waking a thread, and getting the interpreter back from it, take about as long
+SLACK = 0.1  # times the wait for others: what a deadline must leave over for a prediction that is a little too low
 BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
 
@@ -153,7 +154,9 @@ class Batcher:
         wait = self._predict(self._queue.rows_until(rows), now) if self._queue.rows else own
         if self._turn.ends > now:
             wait += self._turn.ends - now
-        if now + wait > deadline:
+        # Under overload everyone is admitted at the edge of the possible. Without slack, whoever then falls behind the
+        # prediction has waited for nothing, and some answers are computed that reach their callers too late.
+        if now + wait + SLACK * (wait - own) > deadline:
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
                 f" {self._queue.rows} that wait, would take {wait:.3g} s"

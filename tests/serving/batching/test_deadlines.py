@@ -90,11 +90,25 @@ async def test_what_cannot_be_met_after_what_runs_and_waits_is_refused_on_arriva
         with pytest.raises(DeadlineExceededError, match=r"after 4 that wait, would take 2\.5 s"):
             await batcher.submit(rows(9, 9, 9, 9), deadline=now + 2.9)
         assert batcher.queued_rows == 4
-        last = await start(batcher, rows(9, 9, 9, 9), deadline=now + 3.1)
+        last = await start(batcher, rows(9, 9, 9, 9), deadline=now + 3.2)
         for seconds in (0.5, 1.0, 1.0):
             await engine.finish(seconds)
         assert_own_rows(rows(9, 9, 9, 9), await last)
         await asyncio.gather(running, waiting)
+
+
+async def test_who_must_wait_for_others_is_admitted_with_a_tenth_of_that_to_spare(engine: ToyEngine) -> None:
+    async with batching(engine) as batcher:
+        await measure(batcher, engine, 4, 1.0)
+        now = engine.clock.now
+        calls = [await start(batcher, rows(1, 2, 3, 4), deadline=now + 1.01)]  # alone, one may try
+        calls += [await start(batcher, rows(1, 2, 3, 4)) for _ in range(3)]
+        with pytest.raises(DeadlineExceededError, match="would take 5 s"):
+            await batcher.submit(rows(5, 6, 7, 8), deadline=now + 5.39)
+        calls.append(await start(batcher, rows(5, 6, 7, 8), deadline=now + 5.41))
+        for _ in range(5):
+            await engine.finish(1.0)
+        assert [call.exception() for call in calls] == [None] * 5
 
 
 async def test_a_small_request_is_not_refused_for_large_ones_that_it_need_not_wait_for(engine: ToyEngine) -> None:
@@ -102,9 +116,9 @@ async def test_a_small_request_is_not_refused_for_large_ones_that_it_need_not_wa
         await measure(batcher, engine, 8, 1.0)
         now = engine.clock.now
         calls = [await start(batcher, rows(*range(80)))]
-        single = await start(batcher, rows(-1), deadline=now + 2.1)
+        single = await start(batcher, rows(-1), deadline=now + 2.2)
         with pytest.raises(DeadlineExceededError):
-            await batcher.submit(rows(*range(8)), deadline=now + 2.1)
+            await batcher.submit(rows(*range(8)), deadline=now + 2.2)
         await engine.finish(1.0)
         await engine.finish(1.0)
         assert_own_rows(rows(-1), await single)
