@@ -13,7 +13,7 @@ from export.errors import ExportError
 from vaeport.errors import VaeportError
 
 DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
-COMMANDS = {  # each is imported when it is asked for: some need no torch, some no onnx
+COMMANDS = {  # each is imported when it is asked for: none of them needs torch
     "verify": ("export.verify", "verify_command"),
     "triton": ("export.triton", "triton_command"),
     "onnx-tests": ("export.onnx_tests", "onnx_tests_command"),
@@ -45,7 +45,7 @@ class Options:
     """What to write: onnx, which the server needs, and torchscript, which PyTorch deprecates."""
 
     precisions: str = "fp32"
-    """What to compute in: fp32, and after it any of fp16 (for CUDA) and int8 (for the CPU; needs the run's data)."""
+    """What to compute in: fp32, then any of fp16 (for CUDA) and int8 (for CPUs with VNNI; needs the run's data)."""
 
     force: bool = False
     """Publish a precision that is slower than fp32 here, changes the ELBO too much, or cannot be measured here."""

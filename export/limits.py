@@ -99,6 +99,8 @@ def _linear(terms: Callable[[Shape, Shape], int]) -> Callable[..., Doubles]:
         own = (terms(x.shape, weight.shape) + len(bias)) * (FLOAT32.unit * scale + FLOAT32.tiny) ** 2
         if rounding is not FLOAT32:
             own = own + (rounding.unit * np.abs(values[node.output[0]]) + rounding.tiny) ** 2
+            apart = run_node(node, np.zeros_like(x), weight, *(np.abs(b) for b in bias))  # the bias alone
+            own = own + (rounding.unit * apart) ** 2  # some kernels add it to a sum that is rounded already
         return np.asarray(np.sqrt(passed + own))
 
     return rule

@@ -23,7 +23,7 @@ from vaeport.graphs import usable_cores
 from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
 from vaeport.package import Package, check_digest, open_package, sha256_of, versions
 
-STAGING = ".staging-"  # how the temporary folders begin: readers do not take them for versions
+STAGING = ".vaeport-staging-"  # no version's name, and nobody else's: leftovers that begin so are deleted
 
 
 @contextlib.contextmanager
@@ -80,9 +80,10 @@ def write_receipt(package: Path, measured: dict[str, Any]) -> None:
     """`<version>.receipt.json` beside the package: what was measured here, and on what; another machine may differ."""
     machine = {"processor": platform.machine(), "cores": usable_cores(), "system": platform.system()}
     content = {"package": open_package(package).digest, "machine": machine, "precisions": measured}
-    staged = package.parent / f".{package.name}.receipt.json"
-    write_json(staged, content)
-    staged.replace(package.parent / f"{package.name}.receipt.json")
+    receipt = package.parent / f"{package.name}.receipt.json"
+    with staging(package.parent) as staged:
+        write_json(staged / receipt.name, content)
+        (staged / receipt.name).replace(receipt)
 
 
 def next_version(parent: Path) -> int:

@@ -20,7 +20,7 @@ from export.inputs import Rows
 from export.ladder import Subject, climb
 from export.package import next_version, publish, staging, write_json, write_receipt
 from export.pictures import write_pictures
-from export.precisions import measure, receipt, require
+from export.precisions import measure, receipt, require, require_devices
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
 from export.variants import TARGETS, module_of, variants
@@ -73,6 +73,7 @@ def export_run(
             precision that is not worth it.
     """
     _check(to, version, formats)
+    require_devices(precisions, force=force)
     run = open_run(path)
     if run.config.autoencoder:
         raise ExportError(f"{path}: a plain autoencoder: it has no posterior to encode to and no prior to sample from")
@@ -91,7 +92,7 @@ def export_run(
             (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values()), real if golden_images else None))
             binarization = run.description["data"]["preprocessing"]["binarization"]
             write_pictures(staged, model, images, binarization, reconstructions=card_images)
-        measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
+            measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
         require(measured, force=force)
         write_json(staged / "parity.json", parity.to_json(report))
         (staged / CHECKPOINT).write_bytes(checkpoint)

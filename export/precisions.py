@@ -6,7 +6,7 @@ could not be measured, is published only with --force.
 
 import statistics
 import timeit
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from export.end_metric import exact_elbo
 from export.errors import ExportError
 from export.inputs import Rows, random_images, random_latents
 from export.ladder import Subject
-from export.runtimes import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from export.runtimes import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, cuda_device
 from export.truth import DoubleGraph
 from export.variants import TARGETS
 from vaeport.manifest import ModelSpec, PrecisionSpec
@@ -26,6 +26,7 @@ from vaeport.package import FP32, PRECISIONS, graph_name
 # below, and about, what distinguishes one published model from the next.
 ELBO_LIMITS = {"fp16": 1e-4, "int8": 2e-3}
 
+REFUSED = "nothing is written; --force publishes it all the same"
 TIMED_ROWS, TIMED_ROUNDS, TIMED_RUNS = 64, 9, 5
 Pair = tuple[Subject, Subject]  # encoder and decoder of one precision
 RUNTIMES = {"cpu": ONNXRUNTIME_CPU, "cuda": ONNXRUNTIME_CUDA}
@@ -57,6 +58,17 @@ def parse_precisions(text: str) -> list[str]:
     if chosen[0] != FP32 or len(set(chosen)) != len(chosen) or not set(chosen) <= set(PRECISIONS):
         raise ExportError(f"--precisions: expected fp32, and after it any of fp16,int8, got {text or 'nothing'}")
     return chosen
+
+
+def require_devices(precisions: Sequence[str], *, force: bool) -> None:
+    """Before any work: a precision for a device that is not here cannot be measured, and so needs `force`.
+
+    Raises:
+        ExportError: naming the precision and its device.
+    """
+    for name in precisions:
+        if TARGETS.get(name) == "cuda" and not force and cuda_device() is None:
+            raise ExportError(f"{_unmeasured(name)}\n{REFUSED}")
 
 
 def measure(precision: str, subjects: Mapping[str, Subject], model: ModelSpec, images: Rows) -> Measured:
@@ -97,7 +109,7 @@ def require(measured: Mapping[str, Measured], *, force: bool) -> None:
     """Raise ExportError for objections, unless they are overruled."""
     objections = [text for one in measured.values() for text in one.objections]
     if objections and not force:
-        raise ExportError("\n".join([*objections, "nothing is written; --force publishes it all the same"]))
+        raise ExportError("\n".join([*objections, REFUSED]))
 
 
 def receipt(measured: Mapping[str, Measured]) -> dict[str, Any]:
@@ -130,13 +142,17 @@ def _reconstructions(encoder: Subject, decoder: Subject, images: Rows) -> Any:
     return DoubleGraph(decoder.proto).judge(mean).truth[0]
 
 
+def _unmeasured(precision: str) -> str:
+    return f"{precision}: it is for {TARGETS[precision]}, and its speed cannot be measured here"
+
+
 def _objections(precision: str, spec: PrecisionSpec, ratio: float | None) -> list[str]:
     found = []
     if spec.elbo_change > spec.elbo_limit:
         figures = f"expected at most {spec.elbo_limit:.3g} nats per image, got {spec.elbo_change:.3g}"
         found.append(f"{precision}: it changes the ELBO: {figures}")
     if ratio is None:
-        found.append(f"{precision}: it is for {spec.target}, and its speed cannot be measured here")
+        found.append(_unmeasured(precision))
     elif ratio < 1.0:
         found.append(f"{precision}: it is slower than fp32 on this machine: {ratio:.2f} times its speed")
     return found

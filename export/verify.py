@@ -141,7 +141,7 @@ def _modules(package: Package) -> "dict[str, torch.nn.Module]":
             model = _build(manifest)
         tensors, _ = parse_tensors(path, read_bytes(path))
         check_tensors(path, tensors, model.state_dict())
-    except (TrainingError, KeyError, TypeError) as error:
+    except (TrainingError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ExportError(f"{package.path}: the checkpoint is not of the network in the manifest: {error}") from error
     model.load_state_dict(tensors, assign=True)
     return {role.name: role.module for role in roles(model.eval(), manifest.model.image_shape)}

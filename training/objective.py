@@ -154,7 +154,7 @@ class Objective:
         return Drawn(mu, log_var, z, _negative_log_likelihood(model, x, z))
 
     def weigh(self, drawn: Drawn, beta: Tensor | float = 1.0, capacity: Tensor | float | None = None) -> Terms:
-        """The terms; see `__call__` for the arguments."""
+        """The terms; see `__call__` for the arguments. With gradients and "dreg" once for each draw: it hooks on z."""
         mu, log_var, z, reconstructions = drawn
         reconstruction = reconstructions.mean(0).sum()
         if self.autoencoder:

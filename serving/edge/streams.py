@@ -22,27 +22,32 @@ async def in_order(
         Exception: of the first request, in order, that has no answer, or of the reading; after the answers before it.
             The others are cancelled.
     """
-    running: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue(in_flight - 1)  # and one is awaited
+    running: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue()
+    room = asyncio.Semaphore(in_flight)
     started: set[asyncio.Future[Answer]] = set()
 
     async def read() -> None:
         try:
+            await room.acquire()
             async for request in requests:
                 future = asyncio.ensure_future(answer(request))
                 started.add(future)
-                await running.put(future)
-            await running.put(None)
+                running.put_nowait(future)
+                await room.acquire()
+            running.put_nowait(None)
         except Exception as error:  # it has its place in the order, too
             failed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             started.add(failed)
-            await running.put(failed)
+            running.put_nowait(failed)
 
     reader = asyncio.create_task(read())
     try:
         while (future := await running.get()) is not None:
-            yield await future
+            answered = await future
             started.discard(future)
+            room.release()
+            yield answered
     finally:
         reader.cancel()
         for future in started:

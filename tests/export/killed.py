@@ -81,7 +81,7 @@ def check(to: Path, at_most: int) -> None:
     assert len(found) <= at_most, found
     for version in found:
         assert open_package(to / str(version)).manifest.version == version
-    assert all(path.name in map(str, found) or path.name.startswith(".staging-") for path in to.glob("*")), to
+    assert all(path.name in map(str, found) or path.name.startswith(".vaeport-staging-") for path in to.glob("*")), to
 
 
 def steps(template: Package, folder: Path, part: int) -> int:
@@ -103,11 +103,11 @@ def steps(template: Package, folder: Path, part: int) -> int:
             break
         assert os.WTERMSIG(ended) == signal.SIGKILL, step
         check(to, at_most=1)
-        leftovers += len(list(to.glob(".staging-*")))
+        leftovers += len(list(to.glob(".vaeport-staging-*")))
         made = publish_copy(template, to)
         assert made.name == str(len(versions(to)))
         check(to, at_most=2)
-        assert not list(to.glob(".staging-*")), step
+        assert not list(to.glob(".vaeport-staging-*")), step
         shutil.rmtree(to)
     assert leftovers > 0  # or nothing was tested
     return counted[0]
@@ -132,7 +132,7 @@ def together(template: Package, folder: Path) -> int:
     check(folder, at_most=2 * WRITERS * EACH)
     assert len(versions(folder)) >= WRITERS * EACH
     publish_copy(template, folder)
-    assert not list(folder.glob(".staging-*"))
+    assert not list(folder.glob(".vaeport-staging-*"))
     return len(versions(folder))
 
 

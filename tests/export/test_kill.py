@@ -34,7 +34,7 @@ def test_exports_to_one_name_at_once_are_never_mixed_though_some_are_killed(pack
 
 
 def test_what_nobody_uses_is_removed_and_what_is_in_use_is_not(tmp_path: Path) -> None:
-    left = tmp_path / ".staging-left"
+    left = tmp_path / ".vaeport-staging-left"
     (left / "torchscript").mkdir(parents=True)
     (left / "torchscript" / "encoder.pt").write_bytes(b"half")
     with staging(tmp_path) as first:
@@ -49,20 +49,22 @@ def test_what_nobody_uses_is_removed_and_what_is_in_use_is_not(tmp_path: Path) -
 
 def test_nothing_but_staging_folders_is_removed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / ".staging-file").write_text("a file")
-    (tmp_path / ".staging-link").symlink_to(tmp_path / "mine")
+    (tmp_path / ".staging-mine").mkdir()  # of some other program
+    (tmp_path / ".vaeport-staging-file").write_text("a file")
+    (tmp_path / ".vaeport-staging-link").symlink_to(tmp_path / "mine")
     (tmp_path / "mine" / "kept").write_text("kept")
     with staging(tmp_path):
         pass
     assert (tmp_path / "mine" / "kept").read_text() == "kept"
+    assert (tmp_path / ".staging-mine").is_dir()
 
 
 def test_where_the_file_system_has_no_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no locks available")
 
-    (tmp_path / ".staging-left").mkdir()
+    (tmp_path / ".vaeport-staging-left").mkdir()
     monkeypatch.setattr("fcntl.flock", refuse)
     with staging(tmp_path) as folder:
         assert folder.exists()
-    assert (tmp_path / ".staging-left").exists()
+    assert (tmp_path / ".vaeport-staging-left").exists()

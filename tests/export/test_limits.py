@@ -14,6 +14,7 @@ from export.inputs import corner_images, corner_latents, search
 from export.limits import LAMBDA, RULES, UNIT
 from export.runtimes import one_thread
 from export.truth import CHUNK_ROWS, DoubleGraph
+from export.variants import to_fp16
 from vaeport.graphs import OPERATORS
 
 
@@ -70,6 +71,25 @@ def test_a_sum_in_the_worst_order_stays_within_its_limit_and_in_tf32_it_does_not
     if not positive:
         return
     assert share(one_by_one(rows, 1.0001 * weight)) > 1
+
+
+def test_float16_products_may_be_added_up_in_float32_and_not_one_by_one_in_float16() -> None:
+    proto = to_fp16(layer(784, 100, positive=True))
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    rows = np.random.default_rng(0).random((20, 784), np.float32)
+    judgement = DoubleGraph(proto).judge(rows)
+
+    def one_by_one(x: Any, dtype: Any) -> Any:
+        total = np.zeros((len(x), len(weight)), dtype)
+        for k in range(x.shape[1]):
+            total += (x[:, k : k + 1].astype(np.float16) * weight[:, k]).astype(dtype)
+        return total.astype(np.float16)
+
+    def share(found: Any) -> float:
+        return float((np.abs(found.astype(np.float64) - judgement.truth[0]) / judgement.limits[0]).max())
+
+    assert share(one_by_one(rows, np.float32)) < 0.5
+    assert share(one_by_one(rows, np.float16)) > 1
 
 
 def short(array: Any, bits: int) -> Any:

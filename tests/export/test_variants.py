@@ -15,15 +15,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import vaeport
-from export import precisions
+from export import pipeline, precisions
 from export.errors import ExportError
 from export.graphs import graph_spec, roles, to_onnx
 from export.inputs import Rows, random_images, random_latents
 from export.ladder import Subject, climb
 from export.pipeline import export_run
-from export.runtimes import Runtime, onnx_runtimes
+from export.runtimes import Runtime, cuda_device, onnx_runtimes
 from export.variants import module_of, to_int8, variants, with_bytes
 from training import VAE
 from vaeport.arrays import to_float, to_uint8
@@ -186,24 +187,36 @@ def test_a_precision_that_changes_the_elbo_is_objected_to(subjects: Mapping[str,
     assert any(re.match(r"int8: it changes the ELBO: expected at most 0\.032 nats", text) for text in found.objections)
 
 
-def test_a_precision_that_is_slower_is_objected_to(subjects: Mapping[str, Subject]) -> None:
-    def slow(subject: Subject) -> Subject:
-        """As if each run were ten."""
-        (right,) = [runtime for runtime in subject.runtimes if runtime.name == "onnxruntime cpu"]
-        return dataclasses.replace(subject, runtimes=[Runtime(right.name, lambda rows: ten(right.run, rows))])
-
-    def ten(run: Callable[..., Any], rows: Rows) -> Any:
-        return [run(rows) for _ in range(10)][-1]
-
-    slower = {name: slow(subject) if "int8" in name else subject for name, subject in subjects.items()}
-    measured = precisions.measure("int8", slower, MODEL, IMAGES)
-    assert measured.speedup is not None
-    assert measured.speedup < 1
-    assert any("it is slower than fp32 on this machine" in text for text in measured.objections)
+def test_a_precision_that_is_slower_is_objected_to(
+    subjects: Mapping[str, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "_seconds", lambda subject, _: 4.0 if "int8" in subject.name else 3.0)
+    measured = precisions.measure("int8", subjects, MODEL, IMAGES)
+    assert measured.speedup == 0.75
+    assert "int8: it is slower than fp32 on this machine: 0.75 times its speed" in measured.objections
     with pytest.raises(ExportError, match=r"slower than fp32(.|\n)*nothing is written; --force"):
         precisions.require({"int8": measured}, force=False)
     precisions.require({"int8": measured}, force=True)
     assert precisions.receipt({"int8": measured})["int8"]["overruled"] == list(measured.objections)
+
+
+def test_what_goes_into_the_package_is_computed_on_one_thread(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of sums depend on the number of threads, and the manifest has them."""
+    threads = []
+
+    def measure(*arguments: Any) -> precisions.Measured:
+        threads.append({library["num_threads"] for library in threadpool_info()} | {torch.get_num_threads()})
+        return precisions.measure(*arguments)
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with threadpool_limits(2):
+        export_run(digits_run, tmp_path / "digits", formats=["onnx"], precisions=["fp32", "int8"], force=True)
+    torch.set_num_threads(before)
+    assert threads == [{1}]
 
 
 @pytest.mark.parametrize("text", ["", "int8", "fp16,fp32", "fp32,fp32", "fp32,bf16", "fp32,int8,int8"])
@@ -217,12 +230,13 @@ def export(run: Path, to: Path, *options: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.skipif(cuda_device() is not None, reason="a GPU measures it")
 def test_what_cannot_be_measured_here_is_published_by_force_alone(digits_run: Path, tmp_path: Path) -> None:
     refused = export(digits_run, tmp_path / "digits", "--precisions", "fp32,fp16")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "fp16: it is for cuda, and its speed cannot be measured here" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert not list((tmp_path / "digits").iterdir())
+    assert not list(tmp_path.iterdir())  # it was known at once
 
 
 @pytest.fixture(scope="module")

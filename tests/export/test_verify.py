@@ -131,7 +131,14 @@ def header_of(content: bytes) -> dict[str, str]:
     return header
 
 
-@pytest.mark.parametrize("network", [{"hidden_dims": [10**9, 10**9], "activation": "relu"}, {"hidden_dims": 3}])
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"hidden_dims": [10**9, 10**9], "activation": "relu"},
+        {"hidden_dims": [-5], "activation": "relu"},
+        {"hidden_dims": 3},
+    ],
+)
 def test_a_network_that_the_checkpoint_is_not_of_is_an_error_and_no_memory(copy: Path, network: dict[str, Any]) -> None:
     edit_manifest(copy, lambda m: m["training"].update(network=network))
     with pytest.raises(ExportError, match="the checkpoint is not of the network in the manifest"):

@@ -281,3 +281,23 @@ async def test_a_failure_cancels_what_comes_after_it() -> None:
         await anext(answers)
     assert cancelled
     assert max(cancelled) < 7  # nothing was read that nobody waits for
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+async def test_no_more_are_answered_at_a_time_than_is_said(in_flight: int) -> None:
+    running = peak = 0
+
+    async def answer(number: int) -> int:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return number
+
+    async def requests() -> AsyncIterator[int]:
+        for number in range(20):
+            yield number
+
+    assert [number async for number in in_order(requests(), answer, in_flight)] == list(range(20))
+    assert peak == in_flight
