@@ -189,7 +189,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """A value for an error, without what is deep inside: repr would fail on what the JSON parser just about takes."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = SHOWN_CHARACTERS
@@ -203,30 +203,30 @@ def _decode(expected: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin is Literal:
         if value not in arguments:
-            raise ManifestFieldError(f"{where}: expected one of {list(arguments)}, got {_show(value)}")
+            raise ManifestFieldError(f"{where}: expected one of {list(arguments)}, got {show(value)}")
         return value
     if origin is tuple:
         return _decode_tuple(arguments, value, where)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ManifestFieldError(f"{where}: expected an object, got {_show(value)}")
+            raise ManifestFieldError(f"{where}: expected an object, got {show(value)}")
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin in (Union, types.UnionType):
         if type(value) not in arguments:
-            raise ManifestFieldError(f"{where}: expected one of {[a.__name__ for a in arguments]}, got {_show(value)}")
+            raise ManifestFieldError(f"{where}: expected one of {[a.__name__ for a in arguments]}, got {show(value)}")
         return value
     if expected is Any:
         return value
     if expected is float and type(value) is int and abs(value) < MAX_EXACT:
         return float(value)
     if type(value) is not expected:  # exact: True is no int
-        raise ManifestFieldError(f"{where}: expected {expected.__name__}, got {_show(value)}")
+        raise ManifestFieldError(f"{where}: expected {expected.__name__}, got {show(value)}")
     return value
 
 
 def _decode_dataclass(expected: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ManifestFieldError(f"{where}: expected an object, got {_show(value)}")
+        raise ManifestFieldError(f"{where}: expected an object, got {show(value)}")
     hints = get_type_hints(expected)
     required = {f.name for f in fields(expected) if f.default is MISSING and f.default_factory is MISSING}
     if missing := sorted(required - value.keys()):
@@ -238,7 +238,7 @@ def _decode_dataclass(expected: Any, value: Any, where: str) -> Any:
 
 def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise ManifestFieldError(f"{where}: expected an array, got {_show(value)}")
+        raise ManifestFieldError(f"{where}: expected an array, got {show(value)}")
     kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(value) != len(kinds):
         raise ManifestFieldError(f"{where}: expected {len(kinds)} items, got {len(value)}")

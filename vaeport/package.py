@@ -22,22 +22,26 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vaeport._version import __version__
 from vaeport.errors import PackageError, bounded
 from vaeport.manifest import (
     FORMAT,
     MANIFEST_NAME,
+    MAX_EXACT,
     FileEntry,
     Manifest,
     ManifestFieldError,
     ModelSpec,
     TensorSpec,
     parse_json,
+    show,
 )
 
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+QUANTILE_LEVEL = re.compile(r"min|max|0(\.[0-9]+)?|1(\.0+)?")
 NEWER_FORMAT = re.compile(r"vaeport/[1-9][0-9]{0,8}")
 MAX_VERSION = 999_999_999  # nine digits
 ROLES = ("encoder", "decoder")
@@ -259,6 +263,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ManifestFieldError(f"manifest.preprocessing: gives {shape}, the model takes {model.image_shape}")
     if not manifest.preprocessing.scale > 0:
         raise ManifestFieldError(f"manifest.preprocessing.scale: must be positive, got {manifest.preprocessing.scale}")
+    _check_figures(manifest)
     _check_graph_names(manifest)
     listed = [entry.path for entry in manifest.files]
     if listed != sorted(set(listed)):
@@ -271,6 +276,23 @@ def _check_values(manifest: Manifest) -> None:
             raise ManifestFieldError(f"manifest.graphs.{name}.path: {graph.path!r} is not in manifest.files")
         if (graph.inputs, graph.outputs) != signature(name, model):
             raise ManifestFieldError(f"manifest.graphs.{name}: inputs and outputs are not those of manifest.model")
+
+
+def _check_figures(manifest: Manifest) -> None:
+    """What scores are compared with (vaeport.scoring): the one thing in `training` that a reader computes with."""
+    evaluation = _object_or_null(manifest.training.get("evaluation"), "manifest.training.evaluation")
+    where = "manifest.training.evaluation.elbo_quantiles"
+    for level, elbo in _object_or_null(evaluation.get("elbo_quantiles"), where).items():
+        if not QUANTILE_LEVEL.fullmatch(level):
+            raise ManifestFieldError(f"{where}: expected levels min, max or 0 to 1, got {show(level)}")
+        if not (type(elbo) is float or (type(elbo) is int and abs(elbo) < MAX_EXACT)):  # floats of JSON are finite
+            raise ManifestFieldError(f"{where}.{level}: expected a finite number, got {show(elbo)}")
+
+
+def _object_or_null(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise ManifestFieldError(f"{where}: expected an object or null, got {show(value)}")
+    return value or {}
 
 
 def _check_graph_names(manifest: Manifest) -> None:

@@ -121,6 +121,24 @@ def manifest_fields(folder: Path, _: Path, chance: Random) -> None:
     path.write_text(dumps(spoil(json.loads(path.read_text()), chance)))
 
 
+def manifest_figures(folder: Path, _: Path, chance: Random) -> None:
+    """Others to compare scores with."""
+    path = folder / "manifest.json"
+    tree = json.loads(path.read_text())
+    training = tree["training"]
+    quantiles = training["evaluation"]["elbo_quantiles"]
+    container, key = chance.choice(
+        (
+            (training, "evaluation"),
+            (training["evaluation"], "elbo_quantiles"),
+            (quantiles, chance.choice(sorted(quantiles))),
+            (quantiles, chance.choice(WORDS)),
+        )
+    )
+    container[key] = value(chance)
+    path.write_text(dumps(tree))
+
+
 def manifest_paths(folder: Path, _: Path, chance: Random) -> None:
     """A path that leads elsewhere, listed as it must be."""
     path = folder / "manifest.json"
@@ -419,7 +437,7 @@ def swapped(folder: Path, _: Path, chance: Random) -> None:
         path.mkdir()
 
 
-MANIFEST: tuple[Mutation, ...] = (manifest_fields, manifest_paths, manifest_bytes)
+MANIFEST: tuple[Mutation, ...] = (manifest_fields, manifest_figures, manifest_paths, manifest_bytes)
 FOLDER: tuple[Mutation, ...] = (replaced_by_link, linked_folder, hard_link, special_file, sparse, extra, swapped)
 GOLDEN: tuple[Mutation, ...] = (golden_header, golden_shape, golden_rows)
 GRAPHS: tuple[Mutation, ...] = (graph_structure, graph_text, binary_bytes)

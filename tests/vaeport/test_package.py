@@ -7,12 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import vaeport
 from vaeport import package as rules
 from vaeport.errors import PackageError
 from vaeport.package import newest, open_package, versions
+
+
+def quantiles(value: object) -> Callable[[dict[str, Any]], object]:
+    """Puts other figures in a manifest, to compare scores with."""
+    return lambda manifest: manifest["training"]["evaluation"].update(elbo_quantiles=value)
+
 
 PRECISION = {"target": "cpu", "elbo_change": 0.1, "elbo_limit": 1.0, "image_change": 0.1, "speed_measured": True}
 
@@ -40,6 +47,22 @@ def test_the_valid_package_is_accepted(copy: Path) -> None:
     opened = open_package(copy)
     assert (opened.manifest.name, opened.manifest.version) == ("digits", 1)
     assert opened.digest.startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["training"].pop("evaluation"),
+        lambda v: v["training"].update(evaluation=None),
+        lambda v: v["training"]["evaluation"].pop("elbo_quantiles"),
+        quantiles(None),
+        quantiles({}),
+        quantiles({"min": -9, "0": -8.5, "0.25": -8, "1.0": 5e-324, "max": 1e308}),
+    ],
+)
+def test_figures_to_compare_scores_with_may_be_missing(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    edit(copy, change)
+    vaeport.load(copy).score(np.zeros((8, 8), np.uint8))
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -139,6 +162,20 @@ def test_a_later_format_is_said_to_need_a_newer_reader(copy: Path) -> None:
         (lambda v: v["files"].reverse(), "sorted and unique"),
         (lambda v: v["files"].append(v["files"][-1]), "sorted and unique"),
         (lambda v: v.update(files=None), "manifest.files: expected an array"),
+        (lambda v: v["training"].update(evaluation=[]), r"training.evaluation: expected an object or null, got \[\]"),
+        (
+            lambda v: v["training"].update(evaluation=False),
+            "training.evaluation: expected an object or null, got False",
+        ),
+        (quantiles([]), r"training.evaluation.elbo_quantiles: expected an object or null, got \[\]"),
+        (quantiles({"abc": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got 'abc'"),
+        (quantiles({"1.5": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got '1.5'"),
+        (quantiles({"-0": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got '-0'"),
+        (quantiles({"nan": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got 'nan'"),
+        (quantiles({"0.5\n": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got"),
+        (quantiles({"0.5": "1"}), "elbo_quantiles.0.5: expected a finite number, got '1'"),
+        (quantiles({"max": True}), "elbo_quantiles.max: expected a finite number, got True"),
+        (quantiles({"min": 10**400}), "elbo_quantiles.min: expected a finite number, got 1000"),
     ],
 )
 def test_a_field_missing_unknown_mistyped_or_out_of_range(
