@@ -4,8 +4,10 @@ A `deadline` is in seconds on the running loop's clock, None is none; it holds f
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ STREAM_CHUNK_ROWS = 256  # of a stream that does not say: 0.8 MB of float32 imag
 SHORTEST_WAIT_SECONDS = 0.01  # before a full queue is tried again
 
 Floats = NDArray[np.float32]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ class Core:
         try:
             for draw in draws:
                 done = await ahead
-                ahead = asyncio.ensure_future(_patiently(served, draw, deadline))
+                ahead = asyncio.ensure_future(_patiently(partial(_sample, served, draw, deadline)))
                 yield first.first_row, done
                 first = draw
             yield first.first_row, await ahead
@@ -236,22 +239,29 @@ class Core:
     ) -> Scored:
         """How well the model explains each image; see vaeport.scoring.
 
+        The decoder computes its latents in parts. After the first one, a queue that is full is waited for.
+
         Raises:
             NotFoundError, InvalidInputError, and what Batcher.submit raises.
         """
         served = self._find(model, version)
         rows = as_images(images, served.info.image_shape)
         self._check_count("images", len(rows))
-        scoring.check_samples(importance_samples, len(rows))
+        sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(rows))
+        sampling.check_request(len(rows), served.info.latent_dim)
         encoded = await served.encoder.submit(rows, deadline)
         mean, log_var = encoded.outputs
-        draws = await asyncio.to_thread(scoring.draw, mean, log_var, importance_samples, seed, first_row)
+        draws = await asyncio.to_thread(scoring.draw, mean, log_var, sampling)
         floats, densities, stages = to_float(rows), [], [encoded]
         for start in range(0, len(draws.latents), self.max_request_rows):
-            part = slice(start, min(start + self.max_request_rows, len(draws.latents)))
-            decoded = await served.decoder.submit(draws.latents[part], deadline)
-            of_rows = scoring.repeated(floats, part, importance_samples)
-            densities.append(await asyncio.to_thread(scoring.log_density, served.scoring, of_rows, decoded.outputs[1]))
+            part = draws.latents[start : start + self.max_request_rows]
+            submit = partial(served.decoder.submit, part, deadline)
+            decoded = await (_patiently(submit) if start else submit())
+            densities.append(
+                await asyncio.to_thread(
+                    scoring.log_densities, served.scoring, floats, start, draws.samples, decoded.outputs[1]
+                )
+            )
             stages.append(decoded)
         return Scored(served.info, scoring.scores(served.scoring, floats, draws, densities), Timings.of(*stages))
 
@@ -289,10 +299,10 @@ async def _sample(served: ServedModel, draw: Draw, deadline: float | None) -> Sa
     return Sampled(served.info, batched.outputs[0], latents, draw.seed, Timings.of(batched))
 
 
-async def _patiently(served: ServedModel, draw: Draw, deadline: float | None) -> Sampled:
-    """Wait for a queue that is full: who has a stream has been admitted."""
+async def _patiently(submit: Callable[[], Awaitable[Result]]) -> Result:
+    """Wait for a queue that is full: for the parts of a call whose first one has been admitted."""
     while True:
         try:
-            return await _sample(served, draw, deadline)
+            return await submit()
         except OverloadedError as error:
             await asyncio.sleep(max(SHORTEST_WAIT_SECONDS, error.retry_after or 0.0))

@@ -6,13 +6,26 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 ROOT = Path(__file__).parents[1]
+
+BAD_SCORE_NUMBERS: list[tuple[Any, str]] = [
+    ({"importance_samples": "5"}, "importance_samples: expected an integer, got '5'"),
+    ({"importance_samples": None}, "importance_samples: expected an integer, got None"),
+    ({"importance_samples": 2.5}, r"importance_samples: expected an integer, got 2\.5"),
+    ({"first_row": "a"}, "first_row: expected an integer, got 'a'"),
+    ({"first_row": 1.5}, r"first_row: expected an integer, got 1\.5"),
+    ({"first_row": -1}, "first_row: expected 0 <= first_row <= .*, got -1$"),
+    ({"first_row": 2**63, "importance_samples": 2}, f"first_row: expected 0 <= .*, got {2**63}$"),
+    ({"seed": 2**64}, "seed: expected 0 <= seed"),
+    ({"seed": "a"}, "seed: expected an integer, got 'a'"),
+]
+"""Arguments of `score` that are refused, and how, by the model, the client and the core alike."""
 
 
 def write_keys(folder: Path, key: PrivateKeyTypes | None = None) -> tuple[Path, Path]:

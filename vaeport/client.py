@@ -198,7 +198,7 @@ class Client:
 
         Args:
             images: as in `encode`.
-            importance_samples: draws of z for each image.
+            importance_samples: draws of z for each image, 1 to 65,536; times latent_dim, at most 4,194,304.
             seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
             first_row: the row of the first image.
 
@@ -206,18 +206,23 @@ class Client:
             InvalidInputError: what `encode` raises, or a number outside its range.
         """
         checked = as_images(images, self.image_shape)
-        scoring.check_samples(importance_samples)
-        whole = Draw.of(len(checked) * importance_samples, seed, first_row * importance_samples)
+        sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(checked))
         return scoring.join(
             [
-                self._score(checked[piece], importance_samples, whole.seed, first_row + piece.start)
-                for piece in self._pieces(len(checked), scoring.MAX_LATENTS // importance_samples)
+                self._score(checked[piece], sampling.starting(piece.start))
+                for piece in self._pieces(len(checked), sampling.images_at_once(self.latent_dim))
             ]
         )
 
-    def _score(self, images: NDArray[Any], samples: int, seed: int, first_row: int) -> Scores:
-        target = {**self._target(), "importance_samples": samples, "seed": seed, "first_row": first_row}
-        response = self._call(self._stub.Score, vae_pb2.ScoreRequest(**target, images=to_tensor(images)))
+    def _score(self, images: NDArray[Any], sampling: scoring.Sampling) -> Scores:
+        request = vae_pb2.ScoreRequest(
+            **self._target(),
+            images=to_tensor(images),
+            importance_samples=sampling.samples,
+            seed=sampling.seed,
+            first_row=sampling.first_row,
+        )
+        response = self._call(self._stub.Score, request)
         known = response.HasField("percentile")
         return Scores(
             reconstruction=_floats("reconstruction", response.reconstruction),

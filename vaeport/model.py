@@ -134,7 +134,7 @@ class Model:
 
         Args:
             images: as in `encode`.
-            importance_samples: draws of z for each image.
+            importance_samples: draws of z for each image, 1 to 65,536; times latent_dim, at most 4,194,304.
             seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
             first_row: the row of the first image.
 
@@ -142,27 +142,24 @@ class Model:
             InvalidInputError: what `encode` raises, or a number outside its range.
         """
         checked = as_images(images, self.image_shape)
-        scoring.check_samples(importance_samples)
-        whole = Draw.of(len(checked) * importance_samples, seed, first_row * importance_samples)
-        rows = scoring.MAX_LATENTS // importance_samples
+        sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(checked))
+        rows = sampling.images_at_once(self.latent_dim)
         return scoring.join(
             [
-                self._score(to_float(checked[start : start + rows]), importance_samples, whole.seed, first_row + start)
+                self._score(to_float(checked[start : start + rows]), sampling.starting(start))
                 for start in range(0, len(checked), rows)
             ]
         )
 
-    def _score(self, images: NDArray[np.float32], samples: int, seed: int, first_row: int) -> Scores:
+    def _score(self, images: NDArray[np.float32], sampling: scoring.Sampling) -> Scores:
         encoding = self.encode(images)
-        draws = scoring.draw(encoding.mean, encoding.log_var, samples, seed, first_row)
+        draws = scoring.draw(encoding.mean, encoding.log_var, sampling)
         return scoring.scores(self._scoring, images, draws, self._densities(images, draws))
 
     def _densities(self, images: NDArray[np.float32], draws: scoring.Draws) -> Iterator[scoring.Doubles]:
         for start in range(0, len(draws.latents), CHUNK_ROWS):
-            rows = slice(start, min(start + CHUNK_ROWS, len(draws.latents)))
-            _, parameters = self._graphs["decoder"](draws.latents[rows])
-            of_rows = scoring.repeated(images, rows, draws.samples)
-            yield scoring.log_density(self._scoring, of_rows, parameters)
+            _, parameters = self._graphs["decoder"](draws.latents[start : start + CHUNK_ROWS])
+            yield scoring.log_densities(self._scoring, images, start, draws.samples, parameters)
 
     def _encode(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], ...]]:
         for start in range(0, len(images), CHUNK_ROWS):

@@ -45,8 +45,8 @@ class Draw:
         Raises:
             InvalidInputError: a number outside its range, or none.
         """
-        seed = secrets.randbelow(SEED_LIMIT) if seed is None else _integer("seed", seed)
-        count, first_row = _integer("count", count), _integer("first_row", first_row)
+        seed = secrets.randbelow(SEED_LIMIT) if seed is None else as_integer("seed", seed)
+        count, first_row = as_integer("count", count), as_integer("first_row", first_row)
         check_rows("count", count)
         if not 0 <= seed < SEED_LIMIT:
             raise InvalidInputError.of("seed", expected="0 <= seed < 2^64", got=seed)
@@ -97,9 +97,13 @@ def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return normals
 
 
-def _integer(field: str, value: int) -> int:
-    """Python's own integer for any kind of one, numpy's included."""
+def as_integer(field: str, value: int) -> int:
+    """Python's own integer for any kind of one, numpy's included.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
     try:
         return operator.index(value)
     except TypeError:
-        raise InvalidInputError.of(field, expected="an integer", got=value) from None
+        raise InvalidInputError.of(field, expected="an integer", got=repr(value)) from None

@@ -30,9 +30,11 @@ class Scores:
         kl: float32 [rows], KL(q(z|x) || p(z)).
         elbo: float32 [rows], -(reconstruction + kl), a lower bound on log p(x).
         log_likelihood: float32 [rows], the importance-weighted bound on log p(x), at least as tight in expectation.
-        percentile: float32 [rows], 0 to 100: the share of the held-out images that the model explains less well; None
-            where the package keeps no figures to compare with.
-        setting: what the numbers are about, since they do not compare: "binary" or "grey" pixels, or "gaussian".
+        percentile: float32 [rows], 0 to 100: the share of the held-out images that the model explains less well; NaN
+            for an image that does not compare with them, since it is grey and the model was trained on binary pixels;
+            None where the package keeps no figures.
+        setting: what the numbers are about, since they do not compare: "binary" pixels, "grey" ones in at least one of
+            the images, or "gaussian".
         seed: of the draws.
         version: the version of the package that answered.
     """

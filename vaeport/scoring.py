@@ -8,21 +8,24 @@
 
 (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", arXiv 1509.00519, equation 8.) epsilon of image i
 and draw j is row (first_row + i) k + j of the seed's normals, so that a score does not depend on how the images came.
+All is in double precision but p(x|z), whose z is rounded to float32 on its way into the decoder.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import Manifest
-from vaeport.prior import Draw
+from vaeport.prior import SEED_LIMIT, Draw, as_integer
 from vaeport.results import Scores
 
 MAX_LATENTS = 1 << 16  # of a request: images times draws
+MAX_NORMALS = 1 << 22  # of a request: images times draws times latent_dim; 144 MiB while they are drawn
+PIECE_PIXELS = 1 << 22  # whose densities are computed at once, in at most 144 MiB
 PERCENT = 100.0
 
 Doubles = NDArray[np.float64]
@@ -59,6 +62,64 @@ class ScoringSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """What to draw for each image, checked; the same checks in the server, in the client and in-process.
+
+    Attributes:
+        samples: k, at least 1.
+        seed: 0 <= seed < 2^64.
+        first_row: the index of the first image among all that have this seed.
+    """
+
+    samples: int
+    seed: int
+    first_row: int
+
+    @classmethod
+    def of(cls, importance_samples: int, seed: int | None, first_row: int, images: int) -> "Sampling":
+        """Check the numbers, for so many images; a seed of None is drawn.
+
+        Raises:
+            InvalidInputError: a number outside its range, or none.
+        """
+        samples, first = as_integer("importance_samples", importance_samples), as_integer("first_row", first_row)
+        if not 1 <= samples <= MAX_LATENTS:
+            raise InvalidInputError.of("importance_samples", expected=f"1 to {MAX_LATENTS}", got=samples)
+        last = SEED_LIMIT // samples - images
+        if not 0 <= first <= last:
+            expected = f"0 <= first_row <= {last}, with {samples} importance_samples"
+            raise InvalidInputError.of("first_row", expected=expected, got=first)
+        return cls(samples, Draw.of(images * samples, seed, first * samples).seed, first)
+
+    def starting(self, image: int) -> "Sampling":
+        """That of the images from this one on."""
+        return replace(self, first_row=self.first_row + image)
+
+    def images_at_once(self, latent_dim: int) -> int:
+        """How many images one request may have, at least 1.
+
+        Raises:
+            InvalidInputError: not even one.
+        """
+        most = max_latents(latent_dim)
+        if self.samples > most:
+            expected = f"1 to {most} with {latent_dim} latent dimensions"
+            raise InvalidInputError.of("importance_samples", expected=expected, got=self.samples)
+        return most // self.samples
+
+    def check_request(self, images: int, latent_dim: int) -> None:
+        """Raise InvalidInputError if these are too many for one request."""
+        if images > self.images_at_once(latent_dim):
+            expected = f"at most {max_latents(latent_dim)} for all {images} images together"
+            raise InvalidInputError.of("importance_samples", expected=expected, got=f"{self.samples} for each")
+
+
+def max_latents(latent_dim: int) -> int:
+    """The images times draws that one request may have."""
+    return min(MAX_LATENTS, MAX_NORMALS // latent_dim)
+
+
+@dataclass(frozen=True, slots=True)
 class Draws:
     """What was drawn for some images.
 
@@ -77,43 +138,51 @@ class Draws:
     kl: Doubles
 
 
-def check_samples(samples: int, images: int = 1) -> None:
-    """Before the images are encoded.
-
-    Raises:
-        InvalidInputError: fewer than one draw for each image, or more than MAX_LATENTS for all.
-    """
-    if not 1 <= samples <= MAX_LATENTS // images:
-        expected = f"1 to {MAX_LATENTS // images}" + (f" for {images} images" if images > 1 else "")
-        raise InvalidInputError.of("importance_samples", expected=expected, got=samples)
-
-
-def draw(
-    mean: NDArray[np.float32], log_var: NDArray[np.float32], samples: int, seed: int | None, first_row: int
-) -> Draws:
+def draw(mean: NDArray[np.float32], log_var: NDArray[np.float32], sampling: Sampling) -> Draws:
     """Latents from the posteriors of some images.
 
     Args:
         mean, log_var: [images, latent_dim].
-        samples: for each image; see `check_samples`.
-        seed: 0 <= seed < 2^64; None draws one.
-        first_row: the index of the first image among all that have this seed.
-
-    Raises:
-        InvalidInputError: a number outside its range.
+        sampling: of these images.
     """
     images, latent_dim = mean.shape
-    rows = Draw.of(images * samples, seed, first_row * samples)
+    samples = sampling.samples
+    rows = Draw.of(images * samples, sampling.seed, sampling.first_row * samples)
     epsilon = rows.latents(latent_dim).reshape(images, samples, latent_dim).astype(np.float64)
-    center, width = mean.astype(np.float64)[:, None], np.exp(0.5 * log_var.astype(np.float64))[:, None]
-    z = (center + width * epsilon).astype(np.float32)
-    exact = z.astype(np.float64)
-    # With the z that is decoded: log q(z|x) of it, not of the number before it was rounded.
-    log_q = -0.5 * (((exact - center) / width) ** 2 + log_var[:, None]).sum(2)
-    log_p = -0.5 * (exact**2).sum(2)
-    variance, squared = np.exp(log_var.astype(np.float64)), mean.astype(np.float64) ** 2
-    kl = 0.5 * (squared + variance - 1.0 - log_var).sum(1)
-    return Draws(samples, rows.seed, z.reshape(-1, latent_dim), (log_p - log_q).reshape(-1), kl)
+    center, log_variance = mean.astype(np.float64), log_var.astype(np.float64)
+    z = center[:, None] + np.exp(0.5 * log_variance)[:, None] * epsilon
+    # By epsilon: from a z that was rounded, no posterior that is narrower than its last digit could be told.
+    log_q = -0.5 * (epsilon**2 + log_variance[:, None]).sum(2)
+    log_p = -0.5 * (z**2).sum(2)
+    kl = 0.5 * (center**2 + np.exp(log_variance) - 1.0 - log_variance).sum(1)
+    latents = z.reshape(-1, latent_dim).astype(np.float32)
+    return Draws(samples, sampling.seed, latents, (log_p - log_q).reshape(-1), kl)
+
+
+def log_densities(
+    spec: ScoringSpec,
+    images: NDArray[np.float32],
+    first: int,
+    samples: int,
+    parameters: NDArray[np.float32],
+) -> Doubles:
+    """log p(x|z) in nats of some rows of `Draws.latents`, a few at a time, which bounds the memory.
+
+    Args:
+        spec: of the model.
+        images: float32 [images, C, H, W] in [0, 1], all of them.
+        first: of these rows of latents.
+        samples: k.
+        parameters: the decoder's logits or means for these rows, [rows, C, H, W].
+    """
+    step = max(1, PIECE_PIXELS // parameters[0].size)
+    pieces = (slice(start, min(start + step, len(parameters))) for start in range(0, len(parameters), step))
+    return np.concatenate(
+        [
+            log_density(spec, images[np.arange(first + rows.start, first + rows.stop) // samples], parameters[rows])
+            for rows in pieces
+        ]
+    )
 
 
 def log_density(spec: ScoringSpec, images: NDArray[np.float32], parameters: NDArray[np.float32]) -> Doubles:
@@ -124,12 +193,6 @@ def log_density(spec: ScoringSpec, images: NDArray[np.float32], parameters: NDAr
         return np.asarray((x * theta - np.logaddexp(0.0, theta)).sum(1))
     assert spec.sigma is not None  # the reader's rule for a Gaussian likelihood
     return np.asarray(-0.5 * (((x - theta) / spec.sigma) ** 2 + math.log(2.0 * math.pi * spec.sigma**2)).sum(1))
-
-
-def repeated(images: NDArray[np.float32], rows: slice, samples: int) -> NDArray[np.float32]:
-    """The images of rows `rows` of `Draws.latents`."""
-    found: NDArray[np.float32] = images[np.arange(rows.start, rows.stop) // samples]
-    return found
 
 
 def scores(spec: ScoringSpec, images: NDArray[np.float32], draws: Draws, densities: Iterable[Doubles]) -> Scores:
@@ -147,21 +210,22 @@ def scores(spec: ScoringSpec, images: NDArray[np.float32], draws: Draws, densiti
     log_likelihood = highest + np.log(np.exp(log_weights - highest[:, None]).mean(1))
     reconstruction = -log_p.mean(1)
     elbo = -(reconstruction + draws.kl)
-    setting = setting_of(spec, images)
+    grey = are_grey(spec, images)
+    binary_or_grey = "grey" if grey.any() else "binary"
     return Scores(
         reconstruction=reconstruction.astype(np.float32),
         kl=draws.kl.astype(np.float32),
         elbo=elbo.astype(np.float32),
         log_likelihood=log_likelihood.astype(np.float32),
-        percentile=percentiles(spec, elbo, setting),
-        setting=setting,
+        percentile=percentiles(spec, elbo, grey),
+        setting="gaussian" if spec.likelihood == "gaussian" else binary_or_grey,
         seed=draws.seed,
         version=spec.version,
     )
 
 
 def join(parts: Sequence[Scores]) -> Scores:
-    """Scores of the pieces of a large array, in order, as those of the whole."""
+    """Scores of the pieces of a large array, in order, as those of the whole; grey if one of them is."""
     if len(parts) == 1:
         return parts[0]
     percentile = [part.percentile for part in parts if part.percentile is not None]
@@ -177,22 +241,24 @@ def join(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def setting_of(spec: ScoringSpec, images: NDArray[np.float32]) -> str:
-    """Which kind of numbers they are: "gaussian" densities, or "binary" or "grey" pixels under a Bernoulli."""
+def are_grey(spec: ScoringSpec, images: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which images have a pixel that is neither 0 nor 1, [images]; none under a Gaussian, where that means nothing."""
     if spec.likelihood == "gaussian":
-        return "gaussian"
-    return "binary" if np.isin(images, (0.0, 1.0)).all() else "grey"
+        return np.zeros(len(images), np.bool_)
+    return np.asarray(~((images == 0.0) | (images == 1.0)).all((1, 2, 3)))
 
 
-def percentiles(spec: ScoringSpec, elbo: Doubles, setting: str) -> NDArray[np.float32] | None:
+def percentiles(spec: ScoringSpec, elbo: Doubles, grey: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """The share of the held-out images whose ELBO is lower, in percent, float32 [images]: near 0 is an anomaly.
 
-    Interpolated between the quantiles that the package keeps. None where it keeps none, and for pixels that are grey
-    where the model was trained on binary ones: their ELBOs do not compare.
+    Interpolated between the quantiles that the package keeps; None where it keeps none. NaN for an image that is grey
+    where the model was trained on binary pixels: the ELBOs do not compare.
     """
     kept = spec.elbo_quantiles
-    if not kept or (setting == "grey" and spec.binarization != "none"):
+    if not kept:
         return None
     levels = sorted((0.0 if level == "min" else 1.0 if level == "max" else float(level), level) for level in kept)
     found = np.interp(elbo, [kept[name] for _, name in levels], [PERCENT * level for level, _ in levels])
+    if spec.binarization != "none":
+        found[grey] = np.nan
     return found.astype(np.float32)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from serving.batching import Batched, Batcher
 from serving.batching.delivery import Rows
 from serving.core import Core
 from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, toy_model
-from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError
+from tests.support import BAD_SCORE_NUMBERS
+from vaeport import scoring
+from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError, OverloadedError
 from vaeport.prior import standard_normal
 
 
@@ -151,4 +154,47 @@ async def test_one_deadline_holds_for_all_stages_of_a_call(monkeypatch: pytest.M
     assert seen == [deadline] * 5
     with pytest.raises(DeadlineExceededError):
         await core.reconstruct("", "", images(1), deadline - 120)
+    await core.close()
+
+
+@pytest.mark.parametrize(("numbers", "text"), BAD_SCORE_NUMBERS)
+async def test_a_score_is_refused_before_images_are_encoded(core: Core, numbers: Any, text: str) -> None:
+    await core.close()
+    whole = {"importance_samples": 1, "seed": None, "first_row": 0, **numbers}
+    with pytest.raises(InvalidInputError, match=text):
+        await core.score("", "", images(2), **whole)
+
+
+@pytest.mark.parametrize(("normals", "samples"), [(1 << 22, 65_536 // 3 + 1), (64, 11), (5, 1)])
+async def test_draws_that_are_too_many_for_one_request_are_refused(
+    core: Core, monkeypatch: pytest.MonkeyPatch, normals: int, samples: int
+) -> None:
+    monkeypatch.setattr(scoring, "MAX_NORMALS", normals)
+    text = f"importance_samples: expected at most {scoring.max_latents(2)} for all 3 images together, got {samples} for"
+    with pytest.raises(InvalidInputError, match=text):
+        await core.score("", "", images(3), importance_samples=samples, seed=1, first_row=0)
+    if samples > 1:
+        await core.score("", "", images(3), importance_samples=samples - 1, seed=1, first_row=0)
+
+
+async def test_a_full_queue_refuses_a_new_score_and_delays_one_that_is_admitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = toy_model()
+    core = Core([model], max_request_rows=2)
+    expected = (await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)).scores
+    submit, full = model.decoder.submit, [False, True, True, False, True, False]
+
+    async def sometimes_full(rows: Rows, deadline: float | None = None) -> Batched:
+        if full.pop(0):
+            raise OverloadedError("full", retry_after=0.0)
+        return await submit(rows, deadline)
+
+    monkeypatch.setattr(model.decoder, "submit", sometimes_full)
+    found = (await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)).scores
+    assert not full
+    assert np.array_equal(found.log_likelihood, expected.log_likelihood)
+    full.append(True)
+    with pytest.raises(OverloadedError):
+        await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)
     await core.close()

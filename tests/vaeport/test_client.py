@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import vaeport
-from tests.support import ServerProcess
-from vaeport import errors
+from tests.support import BAD_SCORE_NUMBERS, ServerProcess
+from vaeport import errors, scoring
 from vaeport.client import ERROR_OF, error_of
 
 
@@ -62,6 +62,27 @@ def test_scores_are_those_of_the_model(client: vaeport.Client, model: vaeport.Mo
         assert (found.setting, found.seed, found.version) == ("grey", 3, "1")
 
 
+def test_scores_of_wide_latents_are_asked_for_in_pieces(
+    client: vaeport.Client, model: vaeport.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
+    asked: list[Any] = []
+    with client:
+        call = client._call
+
+        def listen(method: Any, request: Any) -> Any:
+            asked.append(request)
+            return call(method, request)
+
+        monkeypatch.setattr(client, "_call", listen)
+        assert client.latent_dim == 5
+        asked.clear()
+        monkeypatch.setattr(scoring, "MAX_NORMALS", 44)  # two images of four draws of five numbers
+        found, expected = (it.score(images, importance_samples=4, seed=3) for it in (client, model))
+    assert [request.images.shape[0] for request in asked] == [2, 2, 2, 2, 1]
+    np.testing.assert_allclose(found.elbo, expected.elbo, rtol=1e-5)
+
+
 def test_results_can_be_written_to(client: vaeport.Client) -> None:
     with client:
         client.sample(2)[:] = 0
@@ -84,6 +105,10 @@ def test_a_long_array_is_sent_in_pieces_with_the_same_result(client: vaeport.Cli
         (lambda c: c.sample(1, seed=-1), r"seed: expected 0 <= seed < 2\^64, got -1"),
         (lambda c: c.sample(1, first_row=-1), "first_row"),
         (lambda c: c.sample(1, temperature=float("nan")), "temperature"),
+        *(
+            (lambda c, numbers=numbers: c.score(np.zeros((8, 8), np.uint8), **numbers), message)
+            for numbers, message in BAD_SCORE_NUMBERS
+        ),
     ],
 )
 def test_bad_input_is_refused_as_in_process(client: vaeport.Client, model: vaeport.Model, call, message: str) -> None:  # type: ignore[no-untyped-def]

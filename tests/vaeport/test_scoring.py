@@ -1,6 +1,7 @@
 """Scores against PyTorch in double precision, an analytic likelihood, and themselves."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import vaeport
+from tests.support import BAD_SCORE_NUMBERS
 from training.estimators import log_likelihood
 from training.objective import kl_divergence
 from training.run import open_run
@@ -117,7 +119,7 @@ def test_a_gaussian_s_density_is_scipy_s(spec: ScoringSpec, sigma: float) -> Non
     images, means = (random.random((4, 1, 8, 8), np.float32) for _ in range(2))
     expected = norm.logpdf(images.astype(float), means.astype(float), sigma).sum((1, 2, 3))
     np.testing.assert_allclose(scoring.log_density(gaussian, images, means), expected, rtol=1e-10)
-    assert scoring.setting_of(gaussian, images) == "gaussian"
+    assert not scoring.are_grey(gaussian, images).any()
 
 
 def test_the_percentile_places_an_image_among_the_held_out_ones(
@@ -131,19 +133,93 @@ def test_the_percentile_places_an_image_among_the_held_out_ones(
     assert noise is not None
     assert noise.max() == 0.0  # below every held-out image
     assert spec.elbo_quantiles is not None
-    middle = scoring.percentiles(spec, np.array([spec.elbo_quantiles["0.5"], 1e9]), "grey")
+    middle = scoring.percentiles(spec, np.array([spec.elbo_quantiles["0.5"], 1e9]), np.ones(2, bool))
     np.testing.assert_array_equal(middle, np.array([50.0, 100.0], np.float32))
 
 
-@pytest.mark.parametrize("change", [{"elbo_quantiles": None}, {"binarization": "dynamic"}])
-def test_without_figures_that_compare_there_is_no_percentile(spec: ScoringSpec, change: Any) -> None:
-    assert scoring.percentiles(replace(spec, **change), np.array([-1.0]), "grey") is None
+@pytest.mark.parametrize("quantiles", [None, {}])
+def test_without_figures_there_is_no_percentile(spec: ScoringSpec, quantiles: Any) -> None:
+    assert scoring.percentiles(replace(spec, elbo_quantiles=quantiles), np.array([-1.0]), np.array([False])) is None
+
+
+@pytest.mark.parametrize("rows_of_a_piece", [9, 2, 1])
+def test_only_grey_images_have_no_percentile_where_pixels_were_binary(
+    model: vaeport.Model, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, rows_of_a_piece: int
+) -> None:
+    monkeypatch.setattr(model, "_scoring", replace(model._scoring, binarization="dynamic"))
+    monkeypatch.setattr(scoring, "MAX_LATENTS", rows_of_a_piece)
+    mixed = 255 * (images > 127).astype(np.uint8)
+    mixed[4, 0, 2, 3] = 100
+    found = model.score(mixed, seed=0)
+    assert found.percentile is not None
+    np.testing.assert_array_equal(np.isnan(found.percentile), np.arange(9) == 4)
+    assert found.setting == "grey"
+    assert model.score(np.delete(mixed, 4, axis=0), seed=0).setting == "binary"
+
+
+@pytest.mark.parametrize("log_var", [0.0, -30.0, -35.0, -60.0])
+def test_a_narrow_posterior_is_told_from_its_mean(log_var: float) -> None:
+    mean = np.full((2, 3), 1.7, np.float32)
+    found = scoring.draw(mean, np.full_like(mean, log_var), scoring.Sampling.of(4, 1, 0, 2))
+    epsilon = standard_normal(1, 0, 8, 3).astype(np.float64)
+    z = mean.astype(np.float64)[0] + math.exp(0.5 * log_var) * epsilon
+    expected = 0.5 * (epsilon**2 + log_var - z**2).sum(1)
+    np.testing.assert_allclose(found.log_ratio, expected, rtol=1e-10)
+
+
+def test_the_memory_of_the_densities_does_not_grow_with_the_rows(spec: ScoringSpec) -> None:
+    parameters = np.zeros((64, 1, 512, 512), np.float32)
+    images = np.zeros((32, 1, 512, 512), np.float32)
+    peaks = []
+    for rows in (16, 64):  # one piece, and four of them
+        tracemalloc.start()
+        found = scoring.log_densities(spec, images, 0, 2, parameters[:rows])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        np.testing.assert_allclose(found, -512 * 512 * math.log(2))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_densities_in_pieces_are_those_at_once(spec: ScoringSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    images, parameters = (random.random((rows, 1, 8, 8), np.float32) for rows in (4, 10))
+    of_rows = images[np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3])]
+    expected = scoring.log_density(spec, of_rows, parameters)
+    for pixels in (1, 200, 1 << 22):
+        monkeypatch.setattr(scoring, "PIECE_PIXELS", pixels)
+        np.testing.assert_array_equal(scoring.log_densities(spec, images, 1, 3, parameters), expected)
 
 
 @pytest.mark.parametrize("samples", [0, -1, scoring.MAX_LATENTS + 1])
 def test_draws_outside_their_range_are_refused(model: vaeport.Model, images: NDArray[np.uint8], samples: int) -> None:
     with pytest.raises(InvalidInputError, match=f"importance_samples: expected 1 to 65536, got {samples}"):
         model.score(images, importance_samples=samples)
+
+
+@pytest.mark.parametrize(("numbers", "text"), BAD_SCORE_NUMBERS)
+def test_a_number_that_cannot_be_is_refused_before_images_are_encoded(
+    model: vaeport.Model, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, numbers: Any, text: str
+) -> None:
+    monkeypatch.setattr(model, "_graphs", {})
+    with pytest.raises(InvalidInputError, match=text):
+        model.score(images, **numbers)
+
+
+def test_numpy_s_integers_do_not_overflow(model: vaeport.Model, images: NDArray[np.uint8]) -> None:
+    first, samples = 2**62, 3
+    found = model.score(images, importance_samples=np.int64(samples), seed=1, first_row=np.int64(first))  # type: ignore[arg-type]
+    expected = model.score(images, importance_samples=samples, seed=1, first_row=first)
+    np.testing.assert_array_equal(found.elbo, expected.elbo)
+
+
+def test_draws_of_wide_latents_are_fewer(
+    model: vaeport.Model, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.score(images, importance_samples=4, seed=1)
+    monkeypatch.setattr(scoring, "MAX_NORMALS", 44)  # two images of four draws of five numbers
+    np.testing.assert_array_equal(model.score(images, importance_samples=4, seed=1).elbo, whole.elbo)
+    with pytest.raises(InvalidInputError, match=r"importance_samples: expected 1 to 8 with 5 latent dim.*, got 9"):
+        model.score(images, importance_samples=9)
 
 
 def test_pieces_of_a_large_array_are_the_whole(

@@ -197,7 +197,7 @@ class ModelInfo(_message.Message):
     """A positive integer as a decimal string."""
     latent_dim: _builtins.int
     likelihood: _builtins.str
-    """"bernoulli"."""
+    """Of p(x|z): "bernoulli" or "gaussian"."""
     digest: _builtins.str
     """"sha256:" and the digest, in hexadecimal, of the package's manifest, which holds the digest of every other file."""
     @_builtins.property
@@ -713,7 +713,7 @@ class ScoreResponse(_message.Message):
     model: _builtins.str
     version: _builtins.str
     setting: _builtins.str
-    """Which data the numbers are about, for they do not compare: "binary", "grey" or "gaussian"."""
+    """Which data the numbers are about, for they do not compare: "binary"; "grey" if at least one image is; "gaussian"."""
     seed: _builtins.int
     @_builtins.property
     def reconstruction(self) -> Global___Tensor:
@@ -738,8 +738,8 @@ class ScoreResponse(_message.Message):
     def timings(self) -> Global___Timings: ...
     @_builtins.property
     def percentile(self) -> Global___Tensor:
-        """FLOAT32 [rows], 0 to 100: the share of the held-out images whose ELBO was lower; near 0 is an anomaly. Absent where
-        the package keeps no such figures, and for grey pixels of a model that was trained on binary ones.
+        """FLOAT32 [rows], 0 to 100: the share of the held-out images whose ELBO was lower; near 0 is an anomaly. NaN for an
+        image that is grey where the model was trained on binary pixels. Absent where the package keeps no such figures.
         """
 
     def __init__(

@@ -124,7 +124,9 @@ class VaeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536.
+        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536, nor, times
+        the model's latent_dim, 4,194,304: INVALID_ARGUMENT. It is computed in parts: a queue that is full delays the later
+        ones; only the encoder and the first part of the decoder can fail with RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

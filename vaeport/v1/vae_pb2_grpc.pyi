@@ -69,7 +69,10 @@ class VaeServiceStub:
     Reconstruct: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ReconstructRequest, _vae_pb2.ReconstructResponse]
     """Decode(mean of Encode(images)), in one call. Deterministic."""
     Score: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]
-    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
+    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536, nor, times
+    the model's latent_dim, 4,194,304: INVALID_ARGUMENT. It is computed in parts: a queue that is full delays the later
+    ones; only the encoder and the first part of the decoder can fail with RESOURCE_EXHAUSTED.
+    """
     EncodeStream: _grpc.StreamStreamMultiCallable[_vae_pb2.EncodeStreamRequest, _vae_pb2.EncodeStreamResponse]
     """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
     time. The first request that fails ends the stream with its status, after the responses to those before it.
@@ -95,7 +98,10 @@ class VaeServiceAsyncStub(VaeServiceStub):
     Reconstruct: _aio.UnaryUnaryMultiCallable[_vae_pb2.ReconstructRequest, _vae_pb2.ReconstructResponse]  # type: ignore[assignment]
     """Decode(mean of Encode(images)), in one call. Deterministic."""
     Score: _aio.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]  # type: ignore[assignment]
-    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
+    """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536, nor, times
+    the model's latent_dim, 4,194,304: INVALID_ARGUMENT. It is computed in parts: a queue that is full delays the later
+    ones; only the encoder and the first part of the decoder can fail with RESOURCE_EXHAUSTED.
+    """
     EncodeStream: _aio.StreamStreamMultiCallable[_vae_pb2.EncodeStreamRequest, _vae_pb2.EncodeStreamResponse]  # type: ignore[assignment]
     """Encode over one stream: one response for each request, in the order of the requests; several are computed at a
     time. The first request that fails ends the stream with its status, after the responses to those before it.
@@ -160,7 +166,10 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vae_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vae_pb2.ScoreResponse, _abc.Awaitable[_vae_pb2.ScoreResponse]]:
-        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536."""
+        """How well the model explains each image, in nats. Images times importance_samples must not exceed 65,536, nor, times
+        the model's latent_dim, 4,194,304: INVALID_ARGUMENT. It is computed in parts: a queue that is full delays the later
+        ones; only the encoder and the first part of the decoder can fail with RESOURCE_EXHAUSTED.
+        """
 
     @_abc_1.abstractmethod
     def EncodeStream(
