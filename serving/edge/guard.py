@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import grpc
 from grpc import aio
 
-from serving.edge.status import failure_of
+from serving.edge.status import Failure, failure_of
 from vaeport.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class GuardedServer:
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
             except Exception as error:
-                failure = failure_of(error, method)
-                await context.abort(failure.code, failure.text, failure.trailing_metadata)
+                await _abort(context, failure_of(error, method))
             finally:
                 self._leave(counted)
 
@@ -91,6 +90,13 @@ class GuardedServer:
         self._active -= counted
         if not self._active:
             self._idle.set()
+
+
+async def _abort(context: Any, failure: Failure) -> None:
+    try:
+        await context.abort(failure.code, failure.text, failure.trailing_metadata)
+    except aio.InternalError:  # the caller has left, or its deadline has passed; grpc would log that with a traceback,
+        raise asyncio.CancelledError from None  # for each such call, just when there is no time to lose
 
 
 class _Malformed:

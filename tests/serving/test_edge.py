@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
-from serving.edge import Edge
+from serving.edge import Edge, guard
 from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
 from tests.serving.toys import IMAGE_SHAPE, toy_model
@@ -241,6 +241,19 @@ async def test_our_bug_is_internal_with_an_id_that_is_in_the_log_and_nothing_els
     assert "Traceback" not in details
     assert details.removeprefix("internal error ") in caplog.text
     assert "ZeroDivisionError: secret detail" in caplog.text
+
+
+class LeftContext:
+    """Of a call that core has ended, which the loop has not heard yet."""
+
+    async def abort(self, *_: object) -> None:
+        raise aio.InternalError("Failed execute_batch")
+
+
+async def test_a_refusal_that_nobody_waits_for_ends_like_a_cancelled_call() -> None:
+    """grpc says nothing of a cancel; it would log the error with a traceback, for each late call of an overload."""
+    with pytest.raises(asyncio.CancelledError):
+        await guard._abort(LeftContext(), failure_of(errors.DeadlineExceededError("too late"), "/m"))
 
 
 async def test_health_of_the_server_and_of_its_service(served: Served) -> None:

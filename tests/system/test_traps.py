@@ -151,9 +151,8 @@ def test_a_deadline_of_centuries_is_served(channel: grpc.Channel, seconds: float
     assert call(channel, "Encode", ONE, timeout=seconds).result()
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_deadline_that_has_passed_is_exceeded(channel: grpc.Channel, seconds: float) -> None:
-    assert call(channel, "Encode", ONE, timeout=seconds).code() is TOO_LATE
+def test_a_deadline_that_has_passed_is_exceeded(channel: grpc.Channel) -> None:
+    assert call(channel, "Encode", ONE, timeout=-1.0).code() is TOO_LATE
 
 
 def test_a_call_that_is_not_offered_is_unimplemented(channel: grpc.Channel) -> None:
