@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from benchmarks.serving.load import Closed, closed_loop, encode_request, open_loop, python_closed
+from benchmarks.serving.reference import reference_models
 from benchmarks.serving.servers import Server, running
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.package import newest, open_package
@@ -31,17 +32,19 @@ MANY_REQUESTS = 200_000
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description="Ours beside an empty handler, bare ONNX Runtime and a plain server.")
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, help="without it, a model is trained first")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", type=int, metavar="ROWS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        print(bare_rows_per_second(options.models))
+        print(bare_rows_per_second(options.models, options.bare))
         return
     print(describe_machine())
     print("| what | figure | asked | ours, median (min to max) | beside |\n|---|---|---|---|---|")
-    for name in options.rows:
-        print(ROWS[name](options.models), flush=True)
+    with reference_models(options.models) as models:
+        for name in options.rows:
+            print(ROWS[name](models), flush=True)
+    print()
 
 
 def single(models: Path) -> str:
@@ -54,13 +57,13 @@ def single(models: Path) -> str:
 
 def large(models: Path) -> str:
     """Rows a second of 256 images a request, against ONNX Runtime alone on the same core."""
-    body, ours, bare = encode_request(256, "uint8"), [], []
+    body, ours, alone = encode_request(256, "uint8"), [], []
     with running("ours", models, SERVER_CORE) as server:
         for _ in range(ROUNDS):
             ours.append(256 * closed_loop(server, body, 8, SECONDS, LOAD_CORE).per_second)
-            bare.append(_bare(models))
-    ratio = statistics.median(ours) / statistics.median(bare)
-    return row("rows/s, 256 uint8 images a request / bare ONNX Runtime", ratio, ">= 0.6", [ours, bare], "rows/s")
+            alone.append(bare(models, 256))
+    ratio = statistics.median(ours) / statistics.median(alone)
+    return row("rows/s, 256 uint8 images a request / bare ONNX Runtime", ratio, ">= 0.6", [ours, alone], "rows/s")
 
 
 def middle(models: Path) -> str:
@@ -122,21 +125,22 @@ def in_turn(
     return [list(side) for side in zip(*rounds[1:], strict=True)]  # the first one warms up
 
 
-def bare_rows_per_second(models: Path) -> float:
-    """ONNX Runtime on 256 float32 rows, in a loop, on this process's core."""
+def bare_rows_per_second(models: Path, rows: int) -> float:
+    """ONNX Runtime on so many float32 rows at a time, in a loop, on this process's core."""
     graph = load_graphs(open_package(newest(next(models.iterdir()))), choose_device("cpu"), 1)["encoder"]
-    rows = np.random.default_rng(0).random((256, 1, 28, 28), np.float32)
+    batch = np.random.default_rng(0).random((rows, 1, 28, 28), np.float32)
     for _ in range(20):
-        graph(rows)
+        graph(batch)
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < SECONDS:
-        graph(rows)
+        graph(batch)
         count += 1
-    return 256 * count / elapsed
+    return rows * count / elapsed
 
 
-def _bare(models: Path) -> float:
-    command = [sys.executable, "-m", "benchmarks.serving.ratios", "--bare", "--models", str(models)]
+def bare(models: Path, rows: int) -> float:
+    """The same, in a process on the server's core."""
+    command = [sys.executable, "-m", "benchmarks.serving.ratios", f"--bare={rows}", "--models", str(models)]
     pinned = ["taskset", "-c", str(SERVER_CORE), *command]
     return float(subprocess.run(pinned, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout)
 

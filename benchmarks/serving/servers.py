@@ -65,6 +65,13 @@ def running(kind: str, models: Path, core: int | None, *arguments: str) -> Itera
         command = ["-m", "serving", "--models", str(models), "--port", "0", "--device", "cpu", *arguments]
     else:
         command = ["-m", "benchmarks.serving.servers", kind, str(models)]
+    with started(command, core) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(command: list[str], core: int | None) -> Iterator[Server]:
+    """Run Python with such arguments, on a core, as a server that prints "ready" and its address."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -77,11 +84,11 @@ def running(kind: str, models: Path, core: int | None, *arguments: str) -> Itera
         assert process.stdout is not None
         word, _, address = process.stdout.readline().strip().partition(" ")
         if word != "ready":
-            raise RuntimeError(f"the server {kind!r} did not start")
+            raise RuntimeError(f"python {' '.join(command)} did not start")
         yield Server(address, psutil.Process(process.pid), time.perf_counter() - start)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
 class _Empty(VaeServicer):
@@ -101,8 +108,13 @@ async def _empty(package: Package) -> None:
     info, scoring = model_info(package, choose_device("cpu")), ScoringSpec.of(package.manifest)
     served = ServedModel(info, scoring, None, None)  # type: ignore[arg-type]
     edge_server.VaeServicer = _Empty  # type: ignore[attr-defined]
+    await serve(Core([served], max_request_rows=1024))
+
+
+async def serve(core: Core) -> None:
+    """Answer on a free port until SIGTERM."""
     address = f"127.0.0.1:{_free_port()}"
-    server = Edge(Core([served], max_request_rows=1024), address)
+    server = Edge(core, address)
     await server.start()
     print(f"ready {address}", flush=True)
     await _until_signal()
