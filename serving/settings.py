@@ -59,7 +59,7 @@ class Settings:
     """A public key in PEM. Every package must have a valid signature by it, MODELS/<name>/<version>.sig, or the server
     does not start."""
 
-    max_batch_rows: int = 256
+    max_batch_rows: int = 512
     """Rows the engine computes at a time, at most."""
 
     max_queue_rows: int = 4096
