@@ -168,12 +168,12 @@ def test_a_default_model_that_is_not_there_is_one_clear_message(models: Path) ->
 
 
 def test_a_second_signal_ends_at_once(start_server: Start, models: Path) -> None:
-    """A thousand rows a call, one row a batch: the first signal waits for what was accepted, which takes long."""
+    """The first signal waits for what was accepted: streams that take long."""
     server = start_server("--models", str(models), "--grace", "600", "--max-batch-rows", "1")
     with grpc.insecure_channel(server.address) as channel:
         stub = vae_pb2_grpc.VaeServiceStub(channel)
         stub.Sample(vae_pb2.SampleRequest(count=1))  # connected
-        calls = [stub.Sample.future(vae_pb2.SampleRequest(count=1000)) for _ in range(4)]
+        calls = [stub.SampleStream(vae_pb2.SampleStreamRequest(count=10_000_000)) for _ in range(4)]
         time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.05)
