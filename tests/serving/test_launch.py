@@ -36,7 +36,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"threads": -1}, "--threads"),
         ({"max_batch_rows": 0}, "--max-batch-rows"),
         ({"gpu_mem_limit_mb": -1}, "--gpu-mem-limit-mb: expected 0 or more, got -1"),
-        ({"batch_buckets": (0, 256)}, "--batch-buckets: expected to ascend to --max-batch-rows 256, got"),
+        ({"batch_buckets": (0, 256)}, "--batch-buckets: expected to ascend to --max-batch-rows 512, got"),
         ({"batch_buckets": (1, 128)}, "--batch-buckets"),
         ({"batch_buckets": (16, 1, 256)}, "--batch-buckets"),
         ({"batch_buckets": (1, 256, 256)}, "--batch-buckets"),
