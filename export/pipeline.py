@@ -30,9 +30,8 @@ from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
 from vaeport.golden import GOLDEN_NAME
 from vaeport.manifest import FORMAT, Manifest, ModelSpec, Preprocessing
-from vaeport.package import FP32, MAX_VERSION, NAME_PATTERN, precision_of, role_of
+from vaeport.package import CHECKPOINT_NAME, FP32, MAX_VERSION, NAME_PATTERN, precision_of, role_of
 
-CHECKPOINT = "checkpoint.safetensors"
 FORMATS = ("onnx", "torchscript")
 
 
@@ -81,10 +80,10 @@ def export_run(
     checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
     model, metrics = run.model_from(weights, checkpoint)
     spec, images = model_spec(run, model), run.heldout()
-    real = {"encoder": images, "decoder": _posterior_means(model, images)}
     with staging(to) as staged:
         scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
         with one_thread():
+            real = {"encoder": images, "decoder": _posterior_means(model, images)}
             calibration = calibration_rows(run, model, data_root) if "int8" in precisions else {}
             subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
             report = _prove(subjects, real, spec)
@@ -95,9 +94,9 @@ def export_run(
             measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
         require(measured, force=force)
         write_json(staged / "parity.json", parity.to_json(report))
-        (staged / CHECKPOINT).write_bytes(checkpoint)
-        training = _training_summary(run, metrics, "last" if last else "lowest test objective after the warm-up")
-        training[IMAGES_INSIDE] = [RECONSTRUCTIONS] * card_images + [GOLDEN_NAME] * golden_images
+        (staged / CHECKPOINT_NAME).write_bytes(checkpoint)
+        chosen = "last" if last else "lowest test objective after the warm-up"
+        inside = [RECONSTRUCTIONS] * card_images + [GOLDEN_NAME] * golden_images
         manifest = Manifest(
             format=FORMAT,
             name=to.name,
@@ -105,7 +104,7 @@ def export_run(
             model=spec,
             preprocessing=_preprocessing(run),
             graphs={graph: subject.spec for graph, subject in subjects.items()},
-            training=training,
+            training={**_training_summary(run, metrics, chosen), IMAGES_INSIDE: inside},
             parity=parity.summary(report),
             files=(),  # listed when the folder is complete
             precisions={name: one.spec for name, one in measured.items()},

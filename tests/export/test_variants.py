@@ -204,19 +204,29 @@ def test_what_goes_into_the_package_is_computed_on_one_thread(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last bits of sums depend on the number of threads, and the manifest has them."""
-    threads = []
+    threads, threads_of_means = [], []
+    posterior_means = pipeline._posterior_means
+
+    def here() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info()} | {torch.get_num_threads()}
 
     def measure(*arguments: Any) -> precisions.Measured:
-        threads.append({library["num_threads"] for library in threadpool_info()} | {torch.get_num_threads()})
+        threads.append(here())
         return precisions.measure(*arguments)
 
+    def means(*arguments: Any) -> Rows:
+        threads_of_means.append(here())
+        return posterior_means(*arguments)
+
     monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(pipeline, "_posterior_means", means)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     with threadpool_limits(2):
         export_run(digits_run, tmp_path / "digits", formats=["onnx"], precisions=["fp32", "int8"], force=True)
     torch.set_num_threads(before)
     assert threads == [{1}]
+    assert threads_of_means == [{1}]
 
 
 @pytest.mark.parametrize("text", ["", "int8", "fp16,fp32", "fp32,fp32", "fp32,bf16", "fp32,int8,int8"])
