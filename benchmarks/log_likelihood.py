@@ -14,12 +14,10 @@ the rounds.
 import argparse
 import gzip
 import math
-import os
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from training.config import data_root
 from training.estimators import log_likelihood
 from training.model import VAE
 from training.networks import NetworkSpec, glorot, mlp
@@ -70,7 +69,7 @@ def iwae_net() -> VAE:
 
 def test_images() -> Tensor:
     """MNIST's test images, each pixel drawn; without them, random binary ones. [ALL_IMAGES, 784]."""
-    file = Path(os.environ.get("VAEPORT_DATA_ROOT", "data")) / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    file = data_root() / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.full((ALL_IMAGES, 784), 0.13)
     if file.is_file():

@@ -10,7 +10,6 @@ batch size and learning rate; the figure is the median over the epochs of all ro
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -58,7 +57,7 @@ def ours(epochs: int) -> list[Row]:
     import torch
 
     from training import data
-    from training.config import Config
+    from training.config import Config, data_root
     from training.loop import train
     from training.run import create_run
 
@@ -67,7 +66,7 @@ def ours(epochs: int) -> list[Row]:
         config = Config(
             "mnist", Path(folder) / "run", epochs=epochs, batch_size=BATCH_SIZE, lr=LEARNING_RATE, device="cpu"
         )
-        dataset = data.load(config, _data_root())
+        dataset = data.load(config, data_root())
         return train(config, dataset, create_run(config, dataset, "cpu"), torch.device("cpu"))
 
 
@@ -109,15 +108,13 @@ def _run(name: str, epochs: int) -> list[Row]:
     return rows
 
 
-def _data_root() -> Path:
-    return Path(os.environ.get("VAEPORT_DATA_ROOT", "data"))
-
-
 def _unpackable(folder: Path) -> Path:
     """A folder where torchvision finds the archives and may unpack them."""
+    from training.config import data_root
+
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for archive in (_data_root() / "MNIST" / "raw").glob("*.gz"):
+    for archive in (data_root() / "MNIST" / "raw").glob("*.gz"):
         (raw / archive.name).symlink_to(archive.resolve())
     return folder
 

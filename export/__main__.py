@@ -1,7 +1,6 @@
 """`python -m export`: the command that makes a package from a run. COMMANDS has those that take a package."""
 
 import importlib
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import tyro
 from export.errors import ExportError
 from vaeport.errors import VaeportError
 
-DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
 COMMANDS = {  # each is imported when it is asked for: none of them needs torch
     "verify": ("export.verify", "verify_command"),
     "triton": ("export.triton", "triton_command"),
@@ -76,6 +74,7 @@ def main() -> int:
 def _export(options: Options) -> None:
     from export.pipeline import export_run  # torch: not for --help, and not for verify
     from export.precisions import parse_precisions
+    from training.config import data_root
     from training.errors import TrainingError
 
     try:
@@ -89,7 +88,7 @@ def _export(options: Options) -> None:
             force=options.force,
             card_images=options.card_images,
             golden_images=options.golden_images,
-            data_root=Path(os.environ.get(DATA_ROOT_VARIABLE, "data")),
+            data_root=data_root(),
         )
         print(made)
     except TrainingError as error:

@@ -19,6 +19,7 @@ from packageurl import PackageURL
 
 from vaeport._version import __version__
 from vaeport.manifest import Manifest, TensorSpec
+from vaeport.package import CHECKPOINT_NAME
 
 BOM_NAME = "bom.cdx.json"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors", "torch")
@@ -51,7 +52,7 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
 
 
 def _model(manifest: Manifest) -> Component:
-    checkpoint = next(entry.sha256 for entry in manifest.files if entry.path == "checkpoint.safetensors")
+    checkpoint = next(entry.sha256 for entry in manifest.files if entry.path == CHECKPOINT_NAME)
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="model",

@@ -5,7 +5,6 @@
 from the logits of a Bernoulli likelihood, or the mean and sigma of a Gaussian one (training.objective has the sources).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from export.runtimes import Runtime
 from export.truth import DoubleGraph
 from vaeport.manifest import ModelSpec
 from vaeport.package import has_bytes, role_of
+from vaeport.scoring import kl_divergence, log_density
 
 
 def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, name: str = "real") -> Report:
@@ -55,12 +55,7 @@ def exact_elbo(encoder: Subject, decoder: Subject, model: ModelSpec, images: Row
 
 def elbo(model: ModelSpec, images: Doubles, mean: Doubles, log_var: Doubles, parameters: Doubles) -> Doubles:
     """In nats, [rows], from images [rows, pixels], mean and log_var [rows, latent_dim], parameters [rows, pixels]."""
-    kl = 0.5 * (mean**2 + np.exp(log_var) - 1.0 - log_var).sum(1)
-    if model.likelihood == "bernoulli":
-        return np.asarray((images * parameters - np.logaddexp(0.0, parameters)).sum(1) - kl)
-    assert model.sigma is not None  # the reader's rule for a Gaussian likelihood
-    squared = ((images - parameters) / model.sigma) ** 2
-    return np.asarray(-0.5 * (squared + math.log(2.0 * math.pi * model.sigma**2)).sum(1) - kl)
+    return np.asarray(log_density(model, images, parameters) - kl_divergence(mean, log_var))
 
 
 def _epsilon(images: Rows, model: ModelSpec) -> Doubles:
@@ -98,7 +93,7 @@ def _slope(model: ModelSpec, x: Doubles, parameters: Doubles) -> Doubles:
     """The derivative of log p(x|z) by each parameter."""
     if model.likelihood == "bernoulli":
         return np.asarray(x - np.exp(-np.logaddexp(0.0, -parameters)))
-    assert model.sigma is not None
+    assert model.sigma is not None  # the reader's rule for a Gaussian likelihood
     return np.asarray((x - parameters) / model.sigma**2)
 
 

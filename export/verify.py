@@ -21,12 +21,11 @@ from vaeport.errors import SelfTestError
 from vaeport.golden import Golden, has_golden, read_golden, self_test
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.manifest import Manifest
-from vaeport.package import Package, open_package, precision_of, role_of, sha256_of
+from vaeport.package import CHECKPOINT_NAME, Package, open_package, precision_of, role_of, sha256_of
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_PROPERTY = "vaeport.checkpoint_sha256"
 IMAGES = 64  # random ones for the end metric, and the corners: a package has no images of the data
 
@@ -135,7 +134,7 @@ def _modules(package: Package) -> "dict[str, torch.nn.Module]":
     from training.errors import TrainingError
     from training.run import check_tensors, parse_tensors, read_bytes
 
-    manifest, path = package.manifest, package.path / CHECKPOINT
+    manifest, path = package.manifest, package.path / CHECKPOINT_NAME
     try:
         with torch.device("meta"):  # without memory: the sizes are a stranger's
             model = _build(manifest)
@@ -165,7 +164,7 @@ def _origin(package: Package, subject: Subject) -> list[Fact]:
     said = {prop.key: prop.value for prop in subject.proto.metadata_props}
     if CHECKPOINT_PROPERTY not in said:
         return []
-    digest = sha256_of(package.path / CHECKPOINT)
+    digest = sha256_of(package.path / CHECKPOINT_NAME)
     return [Fact("P0", subject.name, "onnx", CHECKPOINT_PROPERTY, digest, said[CHECKPOINT_PROPERTY])]
 
 

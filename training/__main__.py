@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from training.config import DEFAULTS, Config, ConfigError, flag
+from training.config import DEFAULTS, Config, ConfigError, data_root, flag
 from training.errors import TrainingError
 from training.recipe import with_recipe
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from training.data import Dataset
     from training.processes import Processes
 
-DATA_ROOT_VARIABLE = "VAEPORT_DATA_ROOT"  # where torchvision's data sets lie
 TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
 
 
@@ -29,18 +28,17 @@ class Stop(Exception):  # noqa: N818 - somebody asked for it
 def main() -> int:
     """Parse the settings, train or evaluate, and return the exit status."""
     arguments = sys.argv[1:]
-    data_root = Path(os.environ.get(DATA_ROOT_VARIABLE, "data"))
     run = Path()
     try:
         if arguments[:1] == ["evaluate"]:
             from training.summary import evaluate_command
 
-            evaluate_command(arguments[1:], data_root)
+            evaluate_command(arguments[1:], data_root())
             return 0
         config = tyro.cli(Config, prog="python -m training", args=with_recipe(arguments)).with_default_run()
         run = config.run
         config.check()
-        train_and_report(config, data_root)
+        train_and_report(config, data_root())
     except (TrainingError, OSError) as error:
         print(f"training: error: {error}", file=sys.stderr)
         return 1

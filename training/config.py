@@ -1,5 +1,6 @@
 """The settings of a run: one frozen object, made once in `main`; the text of each field is its --help."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,11 @@ from training.errors import TrainingError
 
 MIN_SIGMA = 0.0025  # of a Gaussian pixel in [0, 1]: exp(training.likelihood.MIN_LOG_SIGMA), rounded up
 UNRECORDED = ("resume", "recipe")  # what a run does not keep: how it was asked for
+
+
+def data_root() -> Path:
+    """Where the named data sets lie: VAEPORT_DATA_ROOT, or data/. For a `main` to ask; all else is told."""
+    return Path(os.environ.get("VAEPORT_DATA_ROOT", "data"))
 
 
 class ConfigError(TrainingError, ValueError):

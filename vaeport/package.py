@@ -39,6 +39,7 @@ from vaeport.manifest import (
     show,
 )
 
+CHECKPOINT_NAME = "checkpoint.safetensors"
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 QUANTILE_LEVEL = re.compile(r"min|max|0(\.[0-9]+)?|1(\.0+)?")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
-from vaeport.manifest import Manifest
+from vaeport.manifest import Manifest, ModelSpec
 from vaeport.prior import SEED_LIMIT, Draw, as_integer
 from vaeport.results import Scores
 
@@ -154,9 +154,14 @@ def draw(mean: NDArray[np.float32], log_var: NDArray[np.float32], sampling: Samp
     # By epsilon: from a z that was rounded, no posterior that is narrower than its last digit could be told.
     log_q = -0.5 * (epsilon**2 + log_variance[:, None]).sum(2)
     log_p = -0.5 * (z**2).sum(2)
-    kl = 0.5 * (center**2 + np.exp(log_variance) - 1.0 - log_variance).sum(1)
+    kl = kl_divergence(center, log_variance)
     latents = z.reshape(-1, latent_dim).astype(np.float32)
     return Draws(samples, sampling.seed, latents, (log_p - log_q).reshape(-1), kl)
+
+
+def kl_divergence(mean: Doubles, log_var: Doubles) -> Doubles:
+    """KL(N(mean, exp(log_var)) || N(0, I)) in nats, [rows], of posteriors [rows, latent_dim]."""
+    return np.asarray(0.5 * (mean**2 + np.exp(log_var) - 1.0 - log_var).sum(1))
 
 
 def log_densities(
@@ -185,8 +190,10 @@ def log_densities(
     )
 
 
-def log_density(spec: ScoringSpec, images: NDArray[np.float32], parameters: NDArray[np.float32]) -> Doubles:
-    """log p(x|z) in nats, [rows], for the decoder's logits or means, each [rows, C, H, W] like the images."""
+def log_density(
+    spec: ScoringSpec | ModelSpec, images: NDArray[np.floating], parameters: NDArray[np.floating]
+) -> Doubles:
+    """log p(x|z) in nats, [rows], for the decoder's logits or means, each of the shape of the images, [rows, ...]."""
     x = images.reshape(len(images), -1).astype(np.float64)
     theta = parameters.reshape(len(parameters), -1).astype(np.float64)
     if spec.likelihood == "bernoulli":

@@ -1,7 +1,6 @@
 """The model that the serving benchmarks ask: the reference network on images of 28x28, as a package."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -9,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from training.config import data_root
 
 RANDOM_IMAGES = 2000  # what it has learned costs nothing to compute, so anything will do
 
@@ -31,8 +32,7 @@ def reference_models(models: Path | None) -> Iterator[Path]:
 
 
 def _data(folder: Path) -> str:
-    root = Path(os.environ.get("VAEPORT_DATA_ROOT", "data"))
-    if (root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").is_file():
+    if (data_root() / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").is_file():
         return "mnist"
     pixels = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, 28, 28), np.uint8)
     np.save(folder / "random.npy", pixels)

@@ -222,9 +222,9 @@ class Batcher:
         predicted = self._cost.seconds(rows)
         self._turn.ends = started + predicted
         batch = [piece.rows for piece in pieces]
-        brief = self._at_once is not None and predicted <= BRIEF_SECONDS and self._cost.knows(rows)
+        at_once = self._at_once if predicted <= BRIEF_SECONDS and self._cost.knows(rows) else None
         try:
-            outputs = self._at_once(batch) if brief and self._at_once else await self._compute(batch)
+            outputs = at_once(batch) if at_once else await self._compute(batch)
         finally:
             self._turn.ends = self._idle_since = self._time()
         seconds = self._idle_since - started
@@ -233,7 +233,7 @@ class Batcher:
         self._cost.measured(rows, seconds)
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
-        if brief:
+        if at_once:
             await asyncio.sleep(0)  # many of them in a row must not keep the loop from signals, deadlines and callers
 
     def _predict(self, rows: int, now: float) -> float:

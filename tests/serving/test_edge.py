@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ from serving.core import Core
 from serving.edge import Edge, guard
 from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
+from serving.models import ServedModel
 from tests.serving.toys import IMAGE_SHAPE, toy_model
 from vaeport import errors
 from vaeport.arrays import to_uint8
@@ -43,9 +45,9 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    core = Core([toy_model(max_queue_rows=1024)], max_request_rows=1024)
+@asynccontextmanager
+async def serving(model: ServedModel) -> AsyncIterator[Served]:
+    core = Core([model], max_request_rows=1024)
     address = free_address()
     edge = Edge(core, address)
     await edge.start()
@@ -53,6 +55,12 @@ async def served() -> AsyncIterator[Served]:
         yield Served(core, edge, channel)
     await edge.stop(0)
     await core.close()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serving(toy_model(max_queue_rows=1024)) as one:
+        yield one
 
 
 def images(rows: int = 3) -> np.ndarray:

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from serving.batching.delivery import Rows
 from serving.core import Core, Sampled
-from serving.edge import Edge
 from serving.edge.streams import in_order
 from serving.models import ServedModel
 from tests.serving import toys
-from tests.serving.test_edge import Served, free_address, images
+from tests.serving.test_edge import Served, images, serving
 from vaeport.v1 import vae_pb2
 from vaeport.wire import from_tensor, to_tensor
 
@@ -43,14 +42,8 @@ async def model(decoder: Counted) -> ServedModel:
 
 @pytest.fixture
 async def served(model: ServedModel) -> AsyncIterator[Served]:
-    core = Core([model], max_request_rows=1024)
-    address = free_address()
-    edge = Edge(core, address)
-    await edge.start()
-    async with aio.insecure_channel(address) as channel:
-        yield Served(core, edge, channel)
-    await edge.stop(0)
-    await core.close()
+    async with serving(model) as one:
+        yield one
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 1, 7, 1000])

@@ -186,31 +186,28 @@ def test_the_limit_of_a_container_counts_less_what_it_uses_but_for_the_cache(tmp
     assert memory.available(write(tmp_path, MEMINFO | cgroup)) == 6 * GIB + 7
 
 
-def test_a_limit_around_the_own_group_counts(tmp_path: Path) -> None:
-    cgroup = {
-        "proc/self/cgroup": "0::/jobs/mine\n",
-        "sys/fs/cgroup/jobs/mine/memory.max": "max\n",
-        "sys/fs/cgroup/jobs/mine/memory.current": f"{GIB}\n",
-        "sys/fs/cgroup/jobs/memory.max": f"{4 * GIB}\n",
-        "sys/fs/cgroup/jobs/memory.current": f"{GIB}\n",
-    }
-    assert memory.available(write(tmp_path, MEMINFO | cgroup)) == 3 * GIB
+A_LIMIT_AROUND_THE_OWN_GROUP = {
+    "proc/self/cgroup": "0::/jobs/mine\n",
+    "sys/fs/cgroup/jobs/mine/memory.max": "max\n",
+    "sys/fs/cgroup/jobs/mine/memory.current": f"{GIB}\n",
+    "sys/fs/cgroup/jobs/memory.max": f"{4 * GIB}\n",
+    "sys/fs/cgroup/jobs/memory.current": f"{GIB}\n",
+}
+VERSION_1 = {
+    "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/docker/of-the-host\n0::/\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{2 * GIB}\n",
+    "sys/fs/cgroup/memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB}\n",
+}
+OVER_ITS_LIMIT = {
+    "proc/self/cgroup": "0::/\n",
+    "sys/fs/cgroup/memory.max": f"{GIB}\n",
+    "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+}
 
 
-def test_control_groups_of_version_1_count(tmp_path: Path) -> None:
-    cgroup = {
-        "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/docker/of-the-host\n0::/\n",
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
-        "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{2 * GIB}\n",
-        "sys/fs/cgroup/memory/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB}\n",
-    }
-    assert memory.available(write(tmp_path, MEMINFO | cgroup)) == 3 * GIB
-
-
-def test_a_group_over_its_limit_leaves_nothing(tmp_path: Path) -> None:
-    cgroup = {
-        "proc/self/cgroup": "0::/\n",
-        "sys/fs/cgroup/memory.max": f"{GIB}\n",
-        "sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
-    }
-    assert memory.available(write(tmp_path, MEMINFO | cgroup)) == 0
+@pytest.mark.parametrize(
+    ("cgroup", "left"), [(A_LIMIT_AROUND_THE_OWN_GROUP, 3 * GIB), (VERSION_1, 3 * GIB), (OVER_ITS_LIMIT, 0)]
+)
+def test_what_a_control_group_leaves(tmp_path: Path, cgroup: dict[str, str], left: int) -> None:
+    assert memory.available(write(tmp_path, MEMINFO | cgroup)) == left

@@ -23,12 +23,6 @@ from tests.serving.batching.toys import (
 from vaeport.errors import OverloadedError, UnavailableError
 
 
-@pytest.fixture
-def engine() -> ToyEngine:
-    """Runs a batch until it is told to finish."""
-    return ToyEngine(Clock(), held=True)
-
-
 async def test_waiting_rows_are_computed_together_and_each_caller_gets_its_own(engine: ToyEngine) -> None:
     async with batching(engine) as batcher:
         sent = [rows(0), rows(1), rows(10), rows(11), rows(20), rows(30)]

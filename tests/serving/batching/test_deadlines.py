@@ -18,12 +18,6 @@ from tests.serving.batching.toys import (
 from vaeport.errors import DeadlineExceededError, OverloadedError
 
 
-@pytest.fixture
-def engine() -> ToyEngine:
-    """Runs a batch until it is told to finish."""
-    return ToyEngine(Clock(), held=True)
-
-
 async def test_rows_behind_a_slow_batch_leave_at_their_deadline_and_are_never_computed(engine: ToyEngine) -> None:
     async with batching(engine) as batcher:
         running = await start(batcher, rows(1))

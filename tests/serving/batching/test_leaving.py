@@ -11,13 +11,6 @@ from serving.batching.delivery import Request
 from tests.serving.batching.toys import Clock, ToyEngine, assert_empty, assert_own_rows, batching, rows, settle, start
 from vaeport.errors import UnavailableError
 
-
-@pytest.fixture
-def engine() -> ToyEngine:
-    """Runs a batch until it is told to finish."""
-    return ToyEngine(Clock(), held=True)
-
-
 # Cancellation
 
 
