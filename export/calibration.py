@@ -1,34 +1,26 @@
 """Rows from which int8 learns the range of its activations: what the graphs of a run see in earnest."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from export.inputs import SEED, Rows
 from training.batches import prepared
-from training.evaluate import data_of
+from training.data import Dataset
 from training.model import VAE
-from training.run import Run
 
 IMAGES = 512
 
 
-def calibration_rows(run: Run, model: VAE, data_root: Path) -> dict[str, Rows]:
+def calibration_rows(dataset: Dataset, model: VAE) -> dict[str, Rows]:
     """For the encoder training images as it sees them; for the decoder draws from their posteriors and from the prior.
 
     Args:
-        run: its data are loaded again.
+        dataset: of the run.
         model: with the run's weights.
-        data_root: where the named data sets lie.
 
     Returns:
         By role, float32 [rows, ...].
-
-    Raises:
-        TrainingError: the data are not there any more, or are other data.
     """
-    dataset = data_of(run, data_root)
     count = min(IMAGES, len(dataset.train))
     chosen = np.sort(np.random.default_rng(SEED).choice(len(dataset.train), count, replace=False))
     noise = torch.Generator().manual_seed(SEED)

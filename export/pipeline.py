@@ -24,7 +24,7 @@ from export.precisions import measure, receipt, require, require_devices
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
 from export.variants import TARGETS, module_of, variants
-from training.evaluate import SETTINGS, setting_of
+from training.evaluate import SETTINGS, data_of, setting_of
 from training.likelihood import Gaussian
 from training.model import VAE
 from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
@@ -80,11 +80,12 @@ def export_run(
     checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
     model, metrics = run.model_from(weights, checkpoint)
     spec, images = model_spec(run, model), run.heldout()
+    dataset = data_of(run, data_root) if "int8" in precisions else None
     with staging(to) as staged:
         scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
         with one_thread():
             real = {"encoder": images, "decoder": _posterior_means(model, images)}
-            calibration = calibration_rows(run, model, data_root) if "int8" in precisions else {}
+            calibration = calibration_rows(dataset, model) if dataset else {}
             subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
             report = _prove(subjects, real, spec)
             parity.require(report, "nothing is written")
