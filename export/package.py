@@ -19,9 +19,10 @@ import onnx
 from export.bom import BOM_NAME, bill_of_materials
 from export.card import model_card
 from export.errors import ExportError, VersionExistsError
-from vaeport.graphs import usable_cores
+from vaeport.machine import usable_cores
 from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
-from vaeport.package import Package, check_digest, open_package, sha256_of, versions
+from vaeport.package import Package, check_digest, open_package, sha256_of
+from vaeport.versions import versions
 
 STAGING = ".vaeport-staging-"  # no version's name, and nobody else's: leftovers that begin so are deleted
 

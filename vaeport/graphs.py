@@ -7,7 +7,6 @@ sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neith
 import ctypes
 import hashlib
 import importlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -254,16 +253,6 @@ def _dtype_name(elem_type: int) -> Any:
         return onnx.helper.tensor_dtype_to_np_dtype(elem_type).name
     except KeyError:
         return f"dtype {elem_type}"
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, and the CPU quota of its cgroup (version 2), rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup, or "max": no quota
-        return cores
 
 
 def cuda_provider_options(cuda: CudaOptions) -> dict[str, str]:

@@ -11,11 +11,13 @@ from vaeport import golden, scoring
 from vaeport._version import __version__
 from vaeport.arrays import as_images, as_latents, to_float
 from vaeport.errors import InvalidInputError
-from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, names_in_precision, usable_cores
+from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, names_in_precision
+from vaeport.machine import usable_cores
 from vaeport.manifest import MANIFEST_NAME
-from vaeport.package import FP32, Package, newest, open_package
+from vaeport.package import FP32, Package, open_package
 from vaeport.prior import Draw
 from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
+from vaeport.versions import default_package
 
 CHUNK_ROWS = 1024  # bounds the activations of one run; the results do not depend on it
 
@@ -31,7 +33,8 @@ def load(
     """Open a package and check its digests and graphs.
 
     Args:
-        path: a package, `models/<name>/<version>`, or `models/<name>` for its newest version.
+        path: a package, `models/<name>/<version>`, or `models/<name>` for its default version, the newest
+            or the one that is pinned.
         device: "cpu", "cuda", or "auto" for CUDA where it can compute.
         threads: CPU threads of one call; 0 means all the cores this process may use.
         precision: "fp32", or another that the package has: "fp16" is for CUDA, "int8" for the CPU.
@@ -47,7 +50,7 @@ def load(
         raise InvalidInputError.of("threads", expected="0 or more", got=threads)
     folder = Path(path)
     if folder.is_dir() and not (folder / MANIFEST_NAME).exists():
-        folder = newest(folder)
+        folder = default_package(folder)
     package = open_package(folder)
     chosen = choose_device(device)
     names = names_in_precision(package.manifest, precision)

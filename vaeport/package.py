@@ -140,26 +140,6 @@ def _open(folder: Path) -> Package:
     return Package(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
-def versions(folder: str | os.PathLike[str]) -> list[int]:
-    """The versions in `models/<name>/`, ascending. Names that are no positive integers are no versions."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(int(e.name) for e in entries if re.fullmatch(r"[1-9][0-9]{0,8}", e.name) and e.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def newest(folder: str | os.PathLike[str]) -> Path:
-    """The folder of the newest version in `models/<name>/`.
-
-    Raises:
-        NotAPackageError: there is none.
-    """
-    if not (found := versions(folder)):
-        raise NotAPackageError(f"{os.fspath(folder)}: no package here: neither {MANIFEST_NAME} nor a numbered version")
-    return Path(folder) / str(found[-1])
-
-
 def graph_name(role: str, precision: str = FP32, *, uint8: bool = False) -> str:
     """The name of a graph in the manifest: "encoder", "encoder.uint8", "decoder.fp16", "decoder.fp16.uint8", ...
 

@@ -22,7 +22,8 @@ from benchmarks.serving.load import Closed, closed_loop, encode_request, open_lo
 from benchmarks.serving.reference import reference_models
 from benchmarks.serving.servers import Server, running
 from vaeport.graphs import choose_device, load_graphs
-from vaeport.package import newest, open_package
+from vaeport.package import open_package
+from vaeport.versions import default_package
 
 ROUNDS, SECONDS = 7, 2.0
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -127,7 +128,7 @@ def in_turn(
 
 def bare_rows_per_second(models: Path, rows: int) -> float:
     """ONNX Runtime on so many float32 rows at a time, in a loop, on this process's core."""
-    graph = load_graphs(open_package(newest(next(models.iterdir()))), choose_device("cpu"), 1)["encoder"]
+    graph = load_graphs(open_package(default_package(next(models.iterdir()))), choose_device("cpu"), 1)["encoder"]
     batch = np.random.default_rng(0).random((rows, 1, 28, 28), np.float32)
     for _ in range(20):
         graph(batch)

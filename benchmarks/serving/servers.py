@@ -28,11 +28,13 @@ from serving.edge import server as edge_server
 from serving.edge.server import VAE_SERVICE
 from serving.edge.servicer import VaeServicer
 from serving.models import ServedModel
-from vaeport.graphs import choose_device, load_graphs, usable_cores
+from vaeport.graphs import choose_device, load_graphs
+from vaeport.machine import usable_cores
 from vaeport.model import model_info
-from vaeport.package import Package, newest, open_package
+from vaeport.package import Package, open_package
 from vaeport.scoring import ScoringSpec
 from vaeport.v1 import vae_pb2
+from vaeport.versions import default_package
 from vaeport.wire import from_tensor, to_tensor
 
 LATENT_DIM = 20
@@ -160,7 +162,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("empty", "plain"))
     parser.add_argument("models", type=Path)
     options = parser.parse_args()
-    package = open_package(newest(next(options.models.iterdir())))
+    package = open_package(default_package(next(options.models.iterdir())))
     asyncio.run({"empty": _empty, "plain": _plain}[options.kind](package))
 
 

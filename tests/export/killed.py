@@ -18,7 +18,8 @@ from types import FrameType
 from typing import Any
 
 from export.package import publish, staging
-from vaeport.package import Package, open_package, versions
+from vaeport.package import Package, open_package
+from vaeport.versions import versions
 
 WRITERS, EACH = 4, 3
 FEW = 20

@@ -20,7 +20,8 @@ from export.errors import ExportError, ParityError, VersionExistsError
 from export.pipeline import export_run
 from training.run import open_run
 from vaeport.manifest import Preprocessing
-from vaeport.package import open_package, versions
+from vaeport.package import open_package
+from vaeport.versions import versions
 
 ROOT = Path(__file__).parents[2]
 ONNX = ["onnx"]  # where TorchScript would only take time

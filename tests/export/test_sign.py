@@ -9,7 +9,8 @@ import pytest
 
 from export.sign import sign
 from tests.support import ROOT, write_keys
-from vaeport.package import UnlistedFileError, versions
+from vaeport.package import UnlistedFileError
+from vaeport.versions import versions
 
 
 def export(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,8 @@ import pytest
 from export.pipeline import export_run
 from tests.support import ROOT
 from training.run import open_run
-from vaeport.package import open_package, versions
+from vaeport.package import open_package
+from vaeport.versions import versions
 
 pytestmark = pytest.mark.soak
 

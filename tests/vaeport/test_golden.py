@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 import vaeport
 from serving.models import load_models
+from serving.repository import default_packages
 from vaeport.golden import GOLDEN_NAME, parse_safetensors, read_golden, self_test
 from vaeport.graphs import Graph, choose_device, load_graphs
 from vaeport.package import ROLES, GoldenInvalidError, open_package
@@ -114,14 +115,14 @@ def test_slack_multiplies_the_limits_and_no_more(copy: Path) -> None:
 def test_a_server_refuses_a_model_that_computes_something_else_here(copy: Path) -> None:
     edit(copy, lambda tensors: tensors["decoder/image/truth"].__iadd__(0.1))
     with pytest.raises(vaeport.SelfTestError, match=r"digits/1: decoder\.image"):
-        load_models(copy.parents[1], choose_device("cpu"), 1)
+        load_models(default_packages(copy.parents[1]), choose_device("cpu"), 1)
 
 
 def test_without_golden_vectors_only_a_self_test_fails(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     replace(copy, None)
     with pytest.raises(vaeport.SelfTestError, match=r"holds no golden\.safetensors"):
         vaeport.load(copy, self_test=True)
-    assert len(load_models(copy.parents[1], choose_device("cpu"), 1)) == 1
+    assert len(load_models(default_packages(copy.parents[1]), choose_device("cpu"), 1)) == 1
     assert "no golden vectors" in caplog.text
 
 

@@ -23,7 +23,6 @@ from vaeport.graphs import (
     graph_run_options,
     load_graph,
     load_graphs,
-    usable_cores,
 )
 from vaeport.manifest import GraphSpec
 from vaeport.package import DigestMismatchError, GraphRuleError, open_package
@@ -177,12 +176,6 @@ def test_without_the_extras_the_error_says_what_to_install(
 def test_an_unknown_device_is_never_taken_for_another(name: Any) -> None:
     with pytest.raises(DeviceError, match="device: expected one of auto, cpu, cuda"):
         choose_device(name)
-
-
-def test_usable_cores_are_those_of_the_affinity() -> None:
-    import os
-
-    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
 def test_cuda_is_told_to_keep_float32_and_not_to_hoard() -> None:

@@ -13,7 +13,7 @@ import pytest
 import vaeport
 from vaeport import package as rules
 from vaeport.errors import PackageError
-from vaeport.package import newest, open_package, versions
+from vaeport.package import open_package
 
 
 def quantiles(value: object) -> Callable[[dict[str, Any]], object]:
@@ -275,16 +275,3 @@ def test_every_rule_has_an_error_of_its_own() -> None:
     assert rules.__doc__ is not None
     drawn = [error.__name__ for error in errors if error.__name__ in rules.__doc__]
     assert len(drawn) == 13  # PackageError and its twelve rules
-
-
-def test_versions_are_positive_integers_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("1", "2", "10", "0", "01", "x", ".staging-3", "-1", "1.sig"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "11").write_text("a file")
-    assert versions(tmp_path) == [1, 2, 10]
-    assert newest(tmp_path) == tmp_path / "10"
-
-
-def test_a_folder_without_versions_is_named(tmp_path: Path) -> None:
-    with pytest.raises(rules.NotAPackageError, match="no package here"):
-        newest(tmp_path)
