@@ -6,5 +6,5 @@ models.py   from a folder of packages to graphs with queues
 batching/   rows of many callers into batches                         knows neither grpc nor ONNX Runtime
 engine/     the thread that computes them
 worker.py   one process: engine, core and edge, from start to drain
-launcher.py several workers on one port
+supervisor several workers on one port
 """

@@ -1,27 +1,40 @@
-"""`python -m serving`: the command of the server."""
+"""`python -m serving`: the command of the server; serving.commands has those beside it."""
 
+import os
 import sys
 
-from serving.launcher import WorkerDiedError, launch
-from serving.logs import configure_logging
+from serving.commands import COMMANDS, run_command
 from serving.settings import Settings, SettingsError
 from vaeport.errors import VaeportError
 
 
 def main() -> int:
-    """Parse the settings, serve, and return the exit status."""
-    import tyro
-
-    settings = tyro.cli(Settings, prog="python -m serving")
-    configure_logging()
+    """Run the command that is named, or serve; returns the exit status."""
     try:
-        launch(settings)
-    except (SettingsError, VaeportError, WorkerDiedError) as error:
+        if (name := next(iter(sys.argv[1:]), "")) in COMMANDS:
+            run_command(name, sys.argv[2:])
+            return 0
+        return _serve()
+    except (SettingsError, VaeportError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the signals are handled: nothing has been served yet
         return 130
-    return 0
+
+
+def _serve() -> int:
+    import tyro
+
+    from serving.logs import configure_logging
+    from serving.supervisor import CrashLoopError, StartError, launch
+
+    settings = tyro.cli(Settings, prog="python -m serving")
+    configure_logging()
+    try:
+        return launch(settings, os.environ)
+    except (StartError, CrashLoopError) as error:
+        print(f"serving: error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

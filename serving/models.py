@@ -15,7 +15,7 @@ from vaeport.errors import PackageError
 from vaeport.golden import TF32_SLACK, has_golden, self_test
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
-from vaeport.package import FP32, Package, graph_name, open_package, versions
+from vaeport.package import FP32, Package, graph_name, open_package
 from vaeport.results import ModelInfo
 from vaeport.scoring import ScoringSpec
 from vaeport.signing import check_signature
@@ -43,17 +43,17 @@ class ServedModel:
 
 
 def load_models(
-    folder: Path,
+    packages: Sequence[Path],
     device: Device,
     threads: int,
     precision: str = FP32,
     public_key: Path | None = None,
     buckets: Sequence[int] = (),
 ) -> list[LoadedModel]:
-    """Load the newest version of every model in `folder`, sorted by name.
+    """Load packages, so that they are ready to compute.
 
     Args:
-        folder: `<name>/<version>` for each package.
+        packages: MODELS/<name>/<version>, one for each model.
         device: where they compute.
         threads: CPU threads of one call.
         precision: of vaeport.package.PRECISIONS.
@@ -64,16 +64,11 @@ def load_models(
     Raises:
         DeviceError: a node would compute elsewhere than on the device, or the device fails.
         InvalidInputError: one has not that precision.
-        PackageError: there is none, one breaks a rule, or one lies under another name or version than its own.
+        PackageError: one breaks a rule, or lies under another name or version than its own.
         SignatureError: with `public_key`, one is not signed by it.
         SelfTestError: a graph does not give here what its golden vectors say.
     """
-    if not folder.is_dir():
-        raise PackageError(f"{folder}: no such folder of models")
-    found = [path / str(numbers[-1]) for path in sorted(folder.iterdir()) if (numbers := versions(path))]
-    if not found:
-        raise PackageError(f"{folder}: no models here; make one with: python -m export RUN --to {folder}/NAME")
-    return [_load_model(path, device, threads, precision, public_key, buckets) for path in found]
+    return [_load_model(path, device, threads, precision, public_key, buckets) for path in packages]
 
 
 def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) -> ServedModel:

@@ -31,8 +31,15 @@ class Settings:
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """What to compute in. Every model must have it; the server never takes another by itself."""
 
-    workers: int = 1
-    """Processes that share the port. Each loads all models."""
+    workers: int = 0
+    """Processes that share the port; 0 is one for each usable core, or for each GPU. Each loads all models."""
+
+    watch: float = 0.0
+    """Seconds between looks at the folder of models: a change of what is to be served is taken up at once. 0 does not
+    look; SIGHUP reloads in any case."""
+
+    hang_seconds: float = 30.0
+    """A worker that has not said for so long that it is well is replaced."""
 
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
@@ -71,15 +78,22 @@ class Settings:
     max_delay_ms: float = 0.0
     """Milliseconds that a free engine waits for a fuller batch. 0 computes what there is: batches grow under load."""
 
+    lame_duck_seconds: float = 1.0
+    """Seconds after the first signal in which calls are still taken, while the health says NOT_SERVING."""
+
     grace: float = 30.0
-    """Seconds that accepted calls may still take after the first signal; a second signal ends at once."""
+    """Seconds that accepted calls may take after that; a second signal ends at once."""
 
     def check(self) -> None:
         """Raise SettingsError for what cannot work."""
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port: expected 0 to 65535, got {self.port}")
-        if self.workers < 1:
-            raise SettingsError(f"--workers: expected at least 1, got {self.workers}")
+        if self.workers < 0:
+            raise SettingsError(f"--workers: expected 0 or more, got {self.workers}")
+        if not 0 <= self.watch < math.inf:
+            raise SettingsError(f"--watch: expected 0 or more seconds, got {self.watch}")
+        if not 2 <= self.hang_seconds < math.inf:  # beats come each second
+            raise SettingsError(f"--hang-seconds: expected at least 2 seconds, got {self.hang_seconds}")
         if self.threads < 0:
             raise SettingsError(f"--threads: expected 0 or more, got {self.threads}")
         if self.require_signature is not None and not self.require_signature.is_file():
@@ -98,6 +112,8 @@ class Settings:
             raise SettingsError(f"--max-queue-bytes: expected at least 1, got {self.max_queue_bytes}")
         if not 0 <= self.max_delay_ms < math.inf:
             raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
+        if not 0 <= self.lame_duck_seconds < math.inf:
+            raise SettingsError(f"--lame-duck-seconds: expected 0 or more seconds, got {self.lame_duck_seconds}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from enum import Enum, auto
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NoReturn
 
 from serving.batching import Limits, Turn
@@ -15,26 +17,38 @@ from serving.edge import Edge
 from serving.engine import Engine, bucket_sizes
 from serving.models import LoadedModel, load_models, serve_model
 from serving.settings import MAX_REQUEST_ROWS, Settings
-from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device, usable_cores
+from serving.supervisor.messages import Order, Said
+from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device
+from vaeport.machine import usable_cores
 
 EXIT_DEVICE_LOST = 75  # EX_TEMPFAIL of sysexits.h: another process may fare better
 LOST_GRACE_SECONDS = 1.0  # for the answers of those who wait when the device is lost; they are all refusals
+BEAT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    settings: Settings,
-    address: str,
-    on_ready: Callable[[], None],
-    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
-) -> None:
-    """Load, serve on `address`, call `on_ready` when calls are answered, and return when drained after a signal.
+class End(Enum):
+    """Why a worker ends."""
+
+    STOP = auto()  # the server stops
+    LEAVE = auto()  # others have taken over
+    LOST = auto()  # the device computes nothing any more
+
+
+def run(settings: Settings, address: str, packages: Sequence[Path], channel: Connection) -> None:
+    """Load, wait for the order to serve, serve on `address`, and return when drained.
 
     If the device is lost, everyone who waits is refused and the process ends at once, with status EXIT_DEVICE_LOST.
 
+    Args:
+        settings: of the server.
+        address: "HOST:PORT".
+        packages: to serve, MODELS/<name>/<version>.
+        channel: to the supervisor; its end is an order to stop.
+
     Raises:
-        PackageError: the models cannot be loaded.
+        PackageError: a model cannot be loaded.
         InvalidInputError: a model has not the precision.
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
@@ -45,7 +59,7 @@ def run(
     engine = Engine()
     models = engine.call(
         load_models,
-        settings.models,
+        packages,
         device,
         settings.threads or max(1, usable_cores() // settings.workers),
         settings.precision,
@@ -57,7 +71,9 @@ def run(
         log.info(
             "loaded %s version %d in %s, %s", manifest.name, manifest.version, settings.precision, model.package.digest
         )
-    asyncio.run(_serve(settings, address, engine, models, on_ready, signals))
+    channel.send((Said.LOADED, None))
+    if _order(channel) is Order.SERVE:
+        asyncio.run(_serve(settings, address, engine, models, channel))
 
 
 def device_of(settings: Settings) -> Device:
@@ -73,14 +89,9 @@ def device_of(settings: Settings) -> Device:
 
 
 async def _serve(
-    settings: Settings,
-    address: str,
-    engine: Engine,
-    models: list[LoadedModel],
-    on_ready: Callable[[], None],
-    signals: Sequence[signal.Signals],
+    settings: Settings, address: str, engine: Engine, models: list[LoadedModel], channel: Connection
 ) -> None:
-    stop = _stop_event(signals)
+    ending = _ending(channel)
     turn = Turn()
     delay = settings.max_delay_ms / 1000
     limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
@@ -88,51 +99,83 @@ async def _serve(
     core = Core(served, max_request_rows=MAX_REQUEST_ROWS, default_model=settings.default_model)
     edge = Edge(core, address)
     await edge.start()
-    on_ready()
-    await _first(stop, engine.lost)
-    grace = LOST_GRACE_SECONDS if engine.lost.is_set() else settings.grace
-    log.info("draining, for %g seconds at most", grace)
-    await edge.stop(grace)
+    channel.send((Said.SERVING, None))
+    beats = asyncio.create_task(_beat(channel))
+    end = await _first(ending, engine.lost)
+    log.info("ending: %s", end.name.lower())
+    if end is End.LEAVE:
+        await edge.leave(settings.grace)
+    elif end is End.STOP:
+        await edge.stop(settings.grace, settings.lame_duck_seconds)
+    else:
+        await edge.stop(LOST_GRACE_SECONDS)
     await core.close()
-    if engine.lost.is_set():
-        _end_without_device()
+    beats.cancel()
+    if end is End.LOST:
+        _end_without_device(channel)
     engine.close()
-    log.info("stopped")
+    log.info("ended")
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for each in waiting:
-        each.cancel()
+async def _first(ending: "asyncio.Future[End]", lost: asyncio.Event) -> End:
+    """Wait for an order to end, or for the device to be lost."""
+    losing = asyncio.ensure_future(lost.wait())
+    await asyncio.wait((ending, losing), return_when=asyncio.FIRST_COMPLETED)
+    losing.cancel()
+    return End.LOST if lost.is_set() else ending.result()
 
 
-def _end_without_device() -> NoReturn:
+async def _beat(channel: Connection) -> None:
+    """Say each second that the loop turns."""
+    while True:
+        _say(channel, Said.BEAT, {})
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+def _end_without_device(channel: Connection) -> NoReturn:
     """End now: what belongs to a lost device may never come back from being freed, as a normal end would do."""
     log.critical("the device is lost: everyone has been refused, and this process ends, status %d", EXIT_DEVICE_LOST)
+    _say(channel, Said.FAILED, "the device is lost")
     logging.shutdown()
     os._exit(EXIT_DEVICE_LOST)
 
 
-def _stop_event(signals: Sequence[signal.Signals]) -> asyncio.Event:
-    """An event that the first signal sets, or the end of the parent process. A second signal ends this one at once."""
-    stop = asyncio.Event()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
+def _ending(channel: Connection) -> "asyncio.Future[End]":
+    """Done with the first order to end: by the supervisor, by its end, or by SIGTERM. A second SIGTERM ends at once."""
     loop = asyncio.get_running_loop()
-    for number in signals:
-        loop.add_signal_handler(number, on_signal, number)
-    if (parent := multiprocessing.parent_process()) is not None:
-        sentinel = parent.sentinel
+    ending: asyncio.Future[End] = loop.create_future()
 
-        def on_parent_end() -> None:
-            loop.remove_reader(sentinel)  # it stays readable for ever
-            stop.set()
+    def end(why: End) -> None:
+        if not ending.done():
+            ending.set_result(why)
 
-        loop.add_reader(sentinel, on_parent_end)  # a worker must not outlive a launcher that was killed
-    return stop
+    def on_signal() -> None:
+        if ending.done():
+            os._exit(128 + signal.SIGTERM)
+        end(End.STOP)
+
+    def on_message() -> None:
+        order = _order(channel)
+        if order is None:
+            loop.remove_reader(channel.fileno())  # it stays readable for ever
+        end(End.LEAVE if order is Order.LEAVE else End.STOP)
+
+    loop.add_signal_handler(signal.SIGTERM, on_signal)
+    loop.add_reader(channel.fileno(), on_message)
+    return ending
+
+
+def _order(channel: Connection) -> Order | None:
+    """What the supervisor says; None if it is gone."""
+    try:
+        return Order(channel.recv())
+    except (EOFError, OSError):
+        return None
+
+
+def _say(channel: Connection, said: Said, about: object) -> None:
+    """Tell the supervisor, if it is there."""
+    try:
+        channel.send((said, about))
+    except OSError:
+        log.debug("the supervisor is gone")

@@ -51,7 +51,8 @@ class ServerProcess:
     def start(cls, *arguments: str) -> Self:
         """Start and wait until it says that it is ready."""
         log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-W", "error", "-m", "serving", "--host", "127.0.0.1", "--port", "0", *arguments]
+        quick = ["--host", "127.0.0.1", "--port", "0", "--workers", "1", "--lame-duck-seconds", "0"]
+        command = [sys.executable, "-W", "error", "-m", "serving", *quick, *arguments]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None
         word, _, address = process.stdout.readline().strip().partition(" ")

@@ -84,5 +84,6 @@ def test_signatures_cost_nothing_until_they_are_asked_for() -> None:
     assert not loaded & {"model_signing", "sigstore", "sigstore_models", "cryptography", "torch"}
 
 
-def test_the_parent_of_several_workers_needs_neither_grpc_nor_onnx_runtime() -> None:
-    assert not modules_after("import serving.launcher, serving.__main__") & {"grpc", "onnx", "onnxruntime"}
+def test_the_supervisor_needs_neither_grpc_nor_onnx_runtime() -> None:
+    heavy = {"grpc", "numpy", "onnx", "onnxruntime"}
+    assert not modules_after("import serving.supervisor, serving.__main__") & heavy

@@ -44,13 +44,15 @@ class GuardedServer:
         guarded = {name: self._guard(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
-    async def drain(self, grace: float) -> None:
-        """Refuse new calls with UNAVAILABLE, and wait until the accepted ones are answered, `grace` seconds at most.
-
-        A stream of requests takes no more of them. Streams of health and reflection are not waited for: a watcher never
-        ends.
-        """
+    def refuse(self) -> None:
+        """Refuse new calls with UNAVAILABLE from now on. A stream of requests takes no more of them."""
         self._draining.set()
+
+    async def drain(self, grace: float) -> None:
+        """Wait until the accepted calls are answered, `grace` seconds at most.
+
+        Streams of health and reflection are not waited for: a watcher never ends.
+        """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
 

@@ -1,5 +1,6 @@
 """The gRPC server of one worker: all services on one port."""
 
+import asyncio
 from math import prod
 from typing import cast
 
@@ -9,10 +10,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge.guard import GuardedServer
+from serving.edge.listener import refuse_handshakes
 from serving.edge.servicer import VaeServicer
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
+HANDSHAKE_SECONDS = 0.3  # for handshakes that are under way: a round trip to the other end of the world
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
@@ -25,7 +28,7 @@ class Edge:
         limits = request_limits(core)
         self._server = aio.server(
             options=[
-                ("grpc.so_reuseport", 1),  # workers share the port; serving.launcher has made sure it is ours
+                ("grpc.so_reuseport", 1),  # workers share the port; serving.supervisor has made sure it is ours
                 ("grpc.max_receive_message_length", limits.max_request_bytes),
                 ("grpc.max_send_message_length", -1),  # bounded by the rows of the request
             ]
@@ -39,7 +42,7 @@ class Edge:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), guarded
         )
-        self._server.add_insecure_port(address)
+        self._port = self._server.add_insecure_port(address)
 
     async def start(self) -> None:
         """Answer calls, and say so in the health service."""
@@ -47,11 +50,32 @@ class Edge:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
-    async def stop(self, grace: float) -> None:
-        """Turn not ready, refuse new calls with UNAVAILABLE, and give the accepted ones `grace` seconds."""
+    async def stop(self, grace: float, lame_duck: float = 0.0) -> None:
+        """Turn not ready, and close.
+
+        Args:
+            grace: seconds for the accepted calls, while new ones are refused with UNAVAILABLE.
+            lame_duck: seconds before that, in which calls are still taken, while those who watch the health send theirs
+                elsewhere.
+        """
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(lame_duck)
+        self._guard.refuse()
         await self._guard.drain(grace)
         await self._server.stop(min(grace, FLUSH_SECONDS))
+
+    async def leave(self, grace: float) -> None:
+        """Close, now that others listen on the same address: callers are asked to connect anew, and refused nothing.
+
+        Args:
+            grace: seconds for the accepted calls.
+        """
+        if refuse_handshakes(self._port):
+            await asyncio.sleep(HANDSHAKE_SECONDS)
+        closing = asyncio.create_task(self._server.stop(grace))
+        await self._guard.drain(grace)
+        await self._server.stop(min(grace, FLUSH_SECONDS))
+        await closing
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:

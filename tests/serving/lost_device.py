@@ -5,15 +5,21 @@
 A program of its own, since such a worker ends its process. test_worker.py runs it.
 """
 
+import multiprocessing
 import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from serving import worker
 from serving.engine import ByDtype
 from serving.logs import configure_logging
 from serving.models import LoadedModel, load_models
+from serving.repository import default_packages
 from serving.settings import Settings
+from serving.supervisor.messages import Order, Said
 from vaeport.graphs import choose_device
 
 BROKEN = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=x ; file=x.cc ; line=1 ;"
@@ -34,9 +40,9 @@ class BreakingSession:
         self._session.run_with_iobinding(binding, options)
 
 
-def load_breaking(folder: Path, *_: object) -> list[LoadedModel]:
+def load_breaking(packages: Sequence[Path], *_: object) -> list[LoadedModel]:
     """In place of `load_models`: as on CUDA, in batches of up to 4 rows."""
-    models = load_models(folder, choose_device("cpu"), 1, buckets=(1, 2, 4))
+    models = load_models(packages, choose_device("cpu"), 1, buckets=(1, 2, 4))
     for model in models:
         encoder = model.graphs["encoder"]
         assert isinstance(encoder, ByDtype)
@@ -46,7 +52,18 @@ def load_breaking(folder: Path, *_: object) -> list[LoadedModel]:
     return models
 
 
+def announce(supervisor: Connection) -> None:
+    """Say that the worker is ready, when it says so."""
+    while supervisor.recv()[0] is not Said.SERVING:
+        pass
+    print("ready", flush=True)
+
+
 if __name__ == "__main__":
     configure_logging()
     vars(worker)["load_models"] = load_breaking
-    worker.run(Settings(models=Path(sys.argv[1]), device="cpu"), sys.argv[2], lambda: print("ready", flush=True))
+    settings = Settings(models=Path(sys.argv[1]), device="cpu", workers=1)
+    supervisor, channel = multiprocessing.Pipe()
+    supervisor.send(Order.SERVE)
+    Thread(target=announce, args=(supervisor,), daemon=True).start()
+    worker.run(settings, sys.argv[2], default_packages(settings.models), channel)

@@ -11,6 +11,7 @@ import pytest
 from serving.batching import Limits, Turn
 from serving.engine import BoundGraph, ByDtype, Engine, bucket_sizes
 from serving.models import LoadedModel, load_models, serve_model
+from serving.repository import default_packages
 from vaeport.arrays import to_float
 from vaeport.golden import TF32_SLACK, Golden, read_golden
 from vaeport.graphs import CUDA_PROVIDER, CudaOptions, choose_device
@@ -35,7 +36,7 @@ def model(request: pytest.FixtureRequest, engine: Engine, models: Path) -> Loade
 
 
 def load(engine: Engine, models: Path, cuda: CudaOptions) -> LoadedModel:
-    (loaded,) = engine.call(load_models, models, replace(DEVICE, cuda=cuda), 1, buckets=BUCKETS)
+    (loaded,) = engine.call(load_models, default_packages(models), replace(DEVICE, cuda=cuda), 1, buckets=BUCKETS)
     return loaded
 
 
@@ -91,7 +92,7 @@ def test_a_memory_limit_that_is_too_small_for_the_largest_batches_leaves_smaller
 ) -> None:
     sizes = bucket_sizes(1 << 16)  # 65,536 images of 8x8 in 16 MB
     device = replace(DEVICE, cuda=CudaOptions(memory_limit=16 * 2**20))
-    (model,) = engine.call(load_models, models, device, 1, buckets=sizes)
+    (model,) = engine.call(load_models, default_packages(models), device, 1, buckets=sizes)
     for graph in bound(model).values():
         assert 1 <= graph.max_rows < sizes[-1]
 

@@ -12,9 +12,10 @@ import pytest
 
 from export.pipeline import export_run
 from export.sign import sign
-from serving.launcher import reserved_port
 from serving.models import load_models
+from serving.repository import default_packages
 from serving.settings import Settings, SettingsError
+from serving.supervisor.ports import reserved_port
 from tests.support import ROOT, ServerProcess, write_keys
 from vaeport.errors import PackageError, SignatureError
 from vaeport.graphs import choose_device
@@ -32,7 +33,10 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
     [
         ({"port": 65536}, "--port: expected 0 to 65535, got 65536"),
         ({"port": -1}, "--port"),
-        ({"workers": 0}, "--workers: expected at least 1, got 0"),
+        ({"workers": -1}, "--workers: expected 0 or more, got -1"),
+        ({"watch": -1.0}, "--watch"),
+        ({"hang_seconds": 1.0}, "--hang-seconds"),
+        ({"lame_duck_seconds": float("inf")}, "--lame-duck-seconds"),
         ({"threads": -1}, "--threads"),
         ({"max_batch_rows": 0}, "--max-batch-rows"),
         ({"gpu_mem_limit_mb": -1}, "--gpu-mem-limit-mb: expected 0 or more, got -1"),
@@ -92,7 +96,7 @@ def test_the_newest_version_of_each_model_is_loaded(two_models: Path, digits_run
     folder = Path(shutil.copytree(two_models, tmp_path / "models"))
     for version in (9, 10):
         export_run(digits_run, folder / "digits", version=version, formats=["onnx"])
-    loaded = load_models(folder, choose_device("cpu"), 1)
+    loaded = load_models(default_packages(folder), choose_device("cpu"), 1)
     manifests = [model.package.manifest for model in loaded]
     assert [(manifest.name, manifest.version) for manifest in manifests] == [("colour", 1), ("digits", 10)]
 
@@ -102,17 +106,10 @@ def test_a_host_name_stands_for_its_address() -> None:
         assert address.startswith(("127.0.0.1:", "[::1]:"))
 
 
-def test_a_folder_without_models_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"no models here; make one with: python -m export RUN --to .*/NAME"):
-        load_models(tmp_path, choose_device("cpu"), 1)
-    with pytest.raises(PackageError, match="no such folder of models"):
-        load_models(tmp_path / "nothing", choose_device("cpu"), 1)
-
-
 def test_a_package_under_another_name_is_refused(package: Path, tmp_path: Path) -> None:
     shutil.copytree(package, tmp_path / "renamed" / "1")
     with pytest.raises(PackageError, match="renamed/1: holds version 1 of 'digits'; a package keeps its name"):
-        load_models(tmp_path, choose_device("cpu"), 1)
+        load_models(default_packages(tmp_path), choose_device("cpu"), 1)
 
 
 def test_every_package_that_is_loaded_must_be_signed(two_models: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
@@ -120,9 +117,9 @@ def test_every_package_that_is_loaded_must_be_signed(two_models: Path, keys: tup
     private, public = keys
     sign(folder / "digits" / "1", private)
     with pytest.raises(SignatureError, match=r"colour/1\.sig: expected a signature by .*key\.pub: No such file"):
-        load_models(folder, choose_device("cpu"), 1, public_key=public)
+        load_models(default_packages(folder), choose_device("cpu"), 1, public_key=public)
     sign(folder / "colour" / "1", private)
-    assert len(load_models(folder, choose_device("cpu"), 1, public_key=public)) == 2
+    assert len(load_models(default_packages(folder), choose_device("cpu"), 1, public_key=public)) == 2
 
 
 def test_a_server_that_demands_a_signature_starts_with_the_right_key_alone(

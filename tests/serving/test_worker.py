@@ -13,6 +13,7 @@ import pytest
 
 import vaeport
 from serving.models import load_models
+from serving.repository import default_packages
 from serving.settings import Settings
 from serving.worker import EXIT_DEVICE_LOST, device_of
 from tests.serving.test_edge import free_address
@@ -52,7 +53,8 @@ def test_a_lost_device_refuses_all_who_wait_and_ends_the_process(models: Path) -
 def test_a_model_in_bound_memory_is_the_model(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     device = choose_device("cpu")
-    (plain,), (bound,) = load_models(models, device, 1), load_models(models, device, 1, buckets=(1, 4, 16))
+    packages = default_packages(models)
+    (plain,), (bound,) = load_models(packages, device, 1), load_models(packages, device, 1, buckets=(1, 4, 16))
     images = np.random.default_rng(0).integers(0, 256, (23, 1, 8, 8), np.uint8)
     latents = np.random.default_rng(1).normal(size=(23, 5)).astype(np.float32)
     for role, rows in (("encoder", to_float(images)), ("decoder", latents)):
@@ -70,10 +72,10 @@ def test_a_model_in_bound_memory_is_the_model(models: Path, caplog: pytest.LogCa
 def test_the_self_test_runs_in_the_memory_that_will_serve(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.bound._fetch", lambda value, rows: value.numpy()[:rows] + np.float32(0.01))
     with pytest.raises(SelfTestError, match="does not compute what was proven"):
-        load_models(models, choose_device("cpu"), 1, buckets=(1, 2))
+        load_models(default_packages(models), choose_device("cpu"), 1, buckets=(1, 2))
     tf32 = Device(CPU_PROVIDER, "a test", CudaOptions(tf32=True))  # which loosens nothing where it has no effect
     with pytest.raises(SelfTestError, match="does not compute what was proven"):
-        load_models(models, tf32, 1, buckets=(1, 2))
+        load_models(default_packages(models), tf32, 1, buckets=(1, 2))
 
 
 def test_what_has_no_effect_on_the_cpu_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,110 @@
+"""The folder of models: which version of each is served, and what an operator does about it.
+
+A running server takes a change up with the next reload: at SIGHUP, or by itself with --watch.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from vaeport.errors import NotFoundError, PackageError
+from vaeport.versions import CURRENT_NAME, WITHDRAWN_NAME, default_version, pinned, versions, withdrawn
+
+LEFTOVER = ".vaeport-staging-"  # what the next export into the folder removes (docs/package-format.md)
+
+
+def default_packages(models: Path) -> tuple[Path, ...]:
+    """The package of each model's default version, MODELS/<name>/<version>, by name.
+
+    Raises:
+        PackageError: there is none, or what an operator chose for one is not there.
+    """
+    if not models.is_dir():
+        raise PackageError(f"{models}: no such folder of models")
+    names = sorted(path for path in models.iterdir() if versions(path))
+    chosen = [(path, default_version(path)) for path in names]
+    if found := tuple(path / str(version) for path, version in chosen if version is not None):
+        return found
+    if names:
+        raise PackageError(f"{models}: every version of every model is withdrawn")
+    raise PackageError(f"{models}: no models here; make one with: python -m export RUN --to {models}/NAME")
+
+
+def pin(folder: Path, version: int) -> None:
+    """Make `version` the default of the model in `folder`, whatever is newer.
+
+    Raises:
+        NotFoundError: it is not there, or is withdrawn.
+    """
+    _check_there(folder, version)
+    if version in withdrawn(folder):
+        raise NotFoundError(f"{folder.name} version {version} is withdrawn; first: withdraw --undo")
+    _write(folder / CURRENT_NAME, [version])
+
+
+def unpin(folder: Path) -> None:
+    """Make the newest version that is not withdrawn the default of the model in `folder`.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
+    _check_there(folder)
+    (folder / CURRENT_NAME).unlink(missing_ok=True)
+
+
+def withdraw(folder: Path, version: int, *, undo: bool = False) -> None:
+    """Never let `version` be the default again, or let it; a pin to it ends.
+
+    Raises:
+        NotFoundError: it is not there.
+    """
+    _check_there(folder, version)
+    gone = withdrawn(folder)
+    _write(folder / WITHDRAWN_NAME, gone - {version} if undo else gone | {version})
+    if not undo and pinned(folder) == version:
+        unpin(folder)
+
+
+def prune(folder: Path, keep: int) -> list[int]:
+    """Delete old versions with what lies beside them, and say which. The newest `keep` and the default one stay.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
+    _check_there(folder)
+    there = versions(folder)
+    doomed = [version for version in there[: max(0, len(there) - keep)] if version != default_version(folder)]
+    for version in doomed:
+        for path in (folder / str(version), *folder.glob(f"{version}.*")):
+            leftover = path.rename(folder / f"{LEFTOVER}{uuid.uuid4().hex}")  # nobody may see half a version
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return doomed
+
+
+def _check_there(folder: Path, version: int | None = None) -> None:
+    there = versions(folder)
+    if not there:
+        models = sorted(path.name for path in folder.parent.glob("*") if versions(path))
+        raise NotFoundError(f"no model {folder.name!r} in {folder.parent}; there is {', '.join(models) or 'none'}")
+    if version is not None and version not in there:
+        raise NotFoundError(f"no version {version} of {folder.name}; there is {', '.join(map(str, there))}")
+
+
+def _write(path: Path, numbers: Iterable[int]) -> None:
+    """Replace the file at once, so that a server that reads it meanwhile sees the old one or the new one."""
+    descriptor, name = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write("".join(f"{number}\n" for number in sorted(numbers)))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise

@@ -1,0 +1,42 @@
+"""What a worker process runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from serving.logs import configure_logging
+from serving.settings import Settings
+from serving.supervisor.messages import Said
+
+
+def work(
+    settings: Settings,
+    address: str,
+    gpus: Sequence[str],
+    slot: int,
+    packages: tuple[Path, ...],
+    channel: Connection,
+) -> None:
+    """The main function of a worker process; it alone sets what CUDA reads from the environment.
+
+    Args:
+        settings: of the server.
+        address: to listen on.
+        gpus: the names of the GPUs that workers share out.
+        slot: its place among the workers.
+        packages: to serve.
+        channel: to the supervisor.
+    """
+    configure_logging()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    from serving import worker  # not at the top: the supervisor needs neither gRPC nor ONNX Runtime
+    from vaeport.errors import VaeportError
+
+    try:
+        worker.run(settings, address, packages, channel)
+    except VaeportError as error:
+        channel.send((Said.FAILED, str(error)))
+        sys.exit(1)

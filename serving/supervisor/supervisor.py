@@ -1,0 +1,322 @@
+"""The one mechanism behind start, crash recovery and reload: start, self-test and warm new workers, let them take
+calls, then tell the old ones to leave.
+
+The supervisor is a loop over what its workers say and how they end. It computes nothing and answers no calls, so that
+there is little in it that could fail, and it never waits for a single worker.
+"""
+
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+
+from serving.repository import default_packages
+from serving.settings import Settings
+from serving.supervisor.crashes import LIMIT, Crashes
+from serving.supervisor.messages import Order
+from serving.supervisor.notify import Notifier
+from serving.supervisor.process import State, Target, WorkerProcess
+from vaeport.errors import PackageError
+
+TICK_SECONDS = 1.0  # at most, between two looks at the clock
+START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
+KILL_AFTER_GRACE_SECONDS = 5.0
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
+FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until --watch tries again what was refused; doubled each time
+
+log = logging.getLogger(__name__)
+
+
+class StartError(RuntimeError):
+    """A worker ended before the server was ready."""
+
+
+class CrashLoopError(RuntimeError):
+    """Workers die as fast as they are started."""
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """Workers that serve the same packages."""
+
+    packages: tuple[Path, ...]
+    workers: list[WorkerProcess] = field(default_factory=list)
+    deaths: int = 0
+
+    def all_are(self, state: State, count: int) -> bool:
+        """Whether there are `count` workers, all of them in that state."""
+        return len(self.workers) == count and all(worker.state is state for worker in self.workers)
+
+
+class Supervisor:
+    """Keeps `settings.workers` workers that serve the default version of each model.
+
+    Args:
+        settings: of the server; `workers` is the actual number.
+        target: what a worker runs; called with its slot, its packages and its end of the channel.
+        announce: called once, when all workers take calls.
+        notify: a service manager.
+    """
+
+    def __init__(
+        self, settings: Settings, target: Target, announce: Callable[[], None], notify: Notifier | None = None
+    ) -> None:
+        self._settings = settings
+        self._target = target
+        self._announce = announce
+        self._notify = notify or Notifier(None)
+        self._current = Generation(default_packages(settings.models))
+        self._next: Generation | None = None
+        self._leaving: list[WorkerProcess] = []
+        self._crashes = Crashes()
+        self._started = 0
+        self._start_at = 0.0  # the earliest moment for another worker of the current generation
+        self._ready = False
+        self._signals: list[int] = []
+        self._stopping = 0  # signals that have been acted upon
+        self._status = 0
+        self._reload_wanted = False
+        self._refused: tuple[Path, ...] = ()
+        self._retry = FIRST_RETRY
+        self._look_at = 0.0  # when --watch looks again
+
+    def run(self) -> int:
+        """Serve until a signal; returns the exit status.
+
+        Raises:
+            StartError: a worker ended before all were ready.
+            CrashLoopError: workers die as fast as they are started.
+        """
+        with self._handled_signals() as wake:
+            try:
+                while not self._stopping or self._workers():
+                    self._step()
+                    self._wait(wake)
+            finally:
+                for worker in self._workers():
+                    worker.kill()
+                    worker.end()
+        return self._status
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers():
+            worker.read(now)
+        for worker in self._workers():
+            if not worker.is_alive:
+                self._bury(worker, now)
+        if len(self._signals) > self._stopping:
+            self._stop(now)
+        if not self._stopping:
+            self._keep(now)
+            self._reload(now)
+        self._force(now)
+        self._notify("WATCHDOG=1")
+
+    def _wait(self, wake: socket.socket) -> None:
+        """Until a worker says something or ends, a signal comes, or it is time to look at the clock."""
+        workers = self._workers()
+        channels = [worker.channel for worker in workers if worker.channel is not None]
+        sentinels = [worker.process.sentinel for worker in workers]
+        if wake in wait([*channels, *sentinels, wake], TICK_SECONDS):
+            wake.recv(4096)
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [*self._current.workers, *(self._next.workers if self._next else []), *self._leaving]
+
+    def _start_worker(self, generation: Generation, now: float) -> None:
+        taken = {worker.slot for worker in generation.workers}
+        slot = next(slot for slot in range(self._settings.workers) if slot not in taken)
+        worker = WorkerProcess.start(self._started, slot, generation.packages, self._target, now)
+        generation.workers.append(worker)
+        self._started += 1
+        log.info("worker %d started, process %d", worker.number, worker.process.pid)
+
+    # --- workers that end
+
+    def _bury(self, worker: WorkerProcess, now: float) -> None:
+        """Draw the conclusions from the end of a worker."""
+        worker.read(now)  # its last words
+        how = worker.end()
+        if worker in self._leaving:
+            self._leaving.remove(worker)
+            self._left(worker, how)
+        elif worker in self._current.workers:
+            self._current.workers.remove(worker)
+            self._died(worker, how, now)
+        elif self._next is not None:
+            self._next.workers.remove(worker)
+            self._died_loading(self._next, worker, how, now)
+
+    def _left(self, worker: WorkerProcess, how: str) -> None:
+        if worker.process.exitcode == 0 or worker.serving_since is None:
+            log.info("worker %d has left", worker.number)
+        else:
+            log.warning("worker %d %s while it was leaving", worker.number, how)
+            if self._stopping:
+                self._status = 128 + self._signals[-1]
+        if not self._leaving and not self._stopping:
+            log.info("reload done: %s", _names(self._current.packages))
+            self._notify("READY=1")
+
+    def _died(self, worker: WorkerProcess, how: str, now: float) -> None:
+        """A worker that was to serve has died: start another, unless that is hopeless."""
+        if not self._ready:
+            raise StartError(worker.failure or f"a worker {how} before it was ready; see its log above")
+        served = now - worker.serving_since if worker.serving_since is not None else 0.0
+        delay = self._crashes.died(served)
+        self._start_at = now + delay
+        log.error("worker %d %s; the next one starts %s", worker.number, how, f"in {delay:g} s" if delay else "now")
+        if self._crashes.is_loop and not any(other.state is State.SERVING for other in self._current.workers):
+            raise CrashLoopError(f"{LIMIT} workers in a row died soon; the last one {how}; see its log above")
+
+    def _died_loading(self, generation: Generation, worker: WorkerProcess, how: str, now: float) -> None:
+        """A new worker has died before it was needed: that ends the reload, unless it may have been an accident."""
+        generation.deaths += 1
+        if worker.failure or generation.deaths >= RELOAD_TRIES:
+            self._refuse(generation, worker.failure or how, now)
+        else:
+            log.warning("worker %d %s while a reload was under way; another one starts", worker.number, how)
+
+    # --- keeping workers
+
+    def _keep(self, now: float) -> None:
+        """Have as many workers of the current generation as there should be."""
+        generation, count = self._current, self._settings.workers
+        while len(generation.workers) < count and now >= self._start_at:
+            self._start_worker(generation, now)
+        for worker in generation.workers:
+            if worker.state is State.LOADED:
+                worker.tell(Order.SERVE, now)
+        if not self._ready and generation.all_are(State.SERVING, count):
+            self._ready = True
+            self._announce()
+            self._notify("READY=1")
+
+    def _force(self, now: float) -> None:
+        """Kill whoever does not do in time what it should."""
+        for worker in self._workers():
+            if (overdue := self._overdue(worker, now)) and not worker.failure:
+                worker.failure = overdue
+                log.error("worker %d %s: it is killed", worker.number, overdue)
+                worker.kill()
+
+    def _overdue(self, worker: WorkerProcess, now: float) -> str:
+        """What it did not do in time; "" if there is nothing."""
+        settings = self._settings
+        if worker.leaving_since is not None:
+            limit = settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
+            return "did not end in time" if now - worker.leaving_since > limit else ""
+        if worker.state is State.LOADING:
+            return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
+        silence = now - worker.heard
+        if worker.state in (State.OPENING, State.SERVING) and silence > settings.hang_seconds:
+            return f"has hung for {silence:.1f} s"
+        return ""
+
+    # --- reload
+
+    def _reload(self, now: float) -> None:
+        if self._next is None:
+            packages = self._wanted(now)
+            if packages is not None:
+                log.info("reloading: %s, after %s", _names(packages), _names(self._current.packages))
+                self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+                self._next = Generation(packages)
+        if self._next is not None:
+            self._advance(self._next, now)
+
+    def _wanted(self, now: float) -> tuple[Path, ...] | None:
+        """The packages of a reload that should begin now; None if none should."""
+        asked, self._reload_wanted = self._reload_wanted and self._ready, False
+        looks = bool(self._settings.watch) and self._ready and now >= self._look_at
+        if not asked and not looks:
+            return None
+        self._look_at = now + self._settings.watch
+        try:
+            packages = default_packages(self._settings.models)
+        except (PackageError, OSError) as error:
+            self._refused_because(str(error), now)
+            return None
+        return packages if asked or packages != self._current.packages else None
+
+    def _advance(self, following: Generation, now: float) -> None:
+        """All new workers load, one after the other, so that callers notice little; then all take calls at once."""
+        count = self._settings.workers
+        loading = any(worker.state is State.LOADING for worker in following.workers)
+        if len(following.workers) < count and not loading:
+            self._start_worker(following, now)
+        elif following.all_are(State.LOADED, count):
+            for worker in following.workers:
+                worker.tell(Order.SERVE, now)
+        elif following.all_are(State.SERVING, count):
+            self._switch(following, now)
+
+    def _switch(self, following: Generation, now: float) -> None:
+        log.info("the new workers take calls; the old ones leave, within %g s", self._settings.grace)
+        old, self._current, self._next = self._current, following, None
+        self._refused, self._retry, self._crashes = (), FIRST_RETRY, Crashes()
+        for worker in old.workers:
+            worker.tell(Order.LEAVE, now)
+        self._leaving += old.workers
+
+    def _refuse(self, generation: Generation, why: str, now: float) -> None:
+        """Give a reload up. The current workers have not noticed it."""
+        self._next = None
+        for worker in generation.workers:
+            worker.stop(now)
+        self._leaving += generation.workers
+        self._refused_because(why, now)
+
+    def _refused_because(self, why: str, now: float) -> None:
+        log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
+        if self._settings.watch:  # what is being copied will be whole soon
+            self._look_at = now + self._retry
+            self._retry = min(2 * self._retry, LONGEST_RETRY)
+        self._notify("READY=1", f"STATUS=reload refused: {why}")
+
+    # --- signals
+
+    @contextmanager
+    def _handled_signals(self) -> Iterator[socket.socket]:
+        """Take note of signals; yields a socket that is readable when one has come."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if number == signal.SIGHUP:
+                self._reload_wanted = True
+            else:
+                self._signals.append(number)
+
+        reader, writer = socket.socketpair()
+        with reader, writer:
+            writer.setblocking(False)
+            before = {number: signal.signal(number, on_signal) for number in HANDLED}
+            descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            try:
+                yield reader
+            finally:
+                signal.set_wakeup_fd(descriptor)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _stop(self, now: float) -> None:
+        """The first signal drains, the second ends at once. One before the server is ready ends the start."""
+        self._stopping = len(self._signals)
+        self._notify("STOPPING=1")
+        if not self._ready or self._stopping > 1:
+            self._status = 128 + self._signals[-1]
+        for worker in self._workers():
+            worker.kill() if self._stopping > 1 else worker.stop(now)
+        self._leaving, self._next = self._workers(), None
+        self._current = Generation(self._current.packages)
+
+
+def _names(packages: tuple[Path, ...]) -> str:
+    return ", ".join(f"{path.parent.name} {path.name}" for path in packages)

@@ -1,0 +1,62 @@
+"""A supervisor of toy workers: what a package is to its worker, one word in a file of it says.
+
+    python -m tests.serving.supervisor.toy MODELS [FLAGS OF THE SERVER]
+
+A program of its own, since a supervisor handles the signals of its process. test_supervisor.py runs it.
+"""
+
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import tyro
+
+from serving.logs import configure_logging
+from serving.settings import Settings
+from serving.supervisor import CrashLoopError, StartError, crashes
+from serving.supervisor.messages import Order, Said
+from serving.supervisor.supervisor import Supervisor
+
+BEAT_SECONDS = 0.1
+
+
+def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None:
+    """A worker that does as its first package says."""
+    nature = (packages[0] / "nature").read_text()
+    if nature == "refused":
+        channel.send((Said.FAILED, "the self-test failed"))
+        sys.exit(1)
+    if nature == "dies loading":
+        os._exit(3)
+    if nature == "loads slowly":
+        time.sleep(60)
+    channel.send((Said.LOADED, None))
+    assert channel.recv() == Order.SERVE
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    channel.send((Said.SERVING, None))
+    if nature == "dies serving":
+        os._exit(4)
+    _serve(nature, channel)
+
+
+def _serve(nature: str, channel: Connection) -> None:
+    while True:
+        if nature != "hangs":
+            channel.send((Said.BEAT, {}))
+        if channel.poll(BEAT_SECONDS):
+            assert channel.recv() == Order.LEAVE
+            if nature != "stays":
+                return
+
+
+if __name__ == "__main__":
+    configure_logging()
+    vars(crashes)["LONGEST_DELAY"] = 0.1  # a crash loop of minutes is no test
+    try:
+        supervisor = Supervisor(tyro.cli(Settings), toy_work, lambda: print("ready", flush=True))
+        sys.exit(supervisor.run())
+    except (StartError, CrashLoopError) as error:
+        sys.exit(f"error: {error}")
