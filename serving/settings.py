@@ -84,6 +84,11 @@ class Settings:
     grace: float = 30.0
     """Seconds that accepted calls may take after that; a second signal ends at once."""
 
+    max_connection_age_seconds: float = 60.0
+    """Seconds after which a connection is asked to come anew, so that callers spread over the workers. A worker that is
+    replaced stays for as long, and loses none of them. 0 never asks: calls that are on their way when a worker is
+    replaced may end as CANCELLED, which our client tries again."""
+
     def check(self) -> None:
         """Raise SettingsError for what cannot work."""
         if not 0 <= self.port <= 65535:
@@ -114,6 +119,9 @@ class Settings:
             raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
         if not 0 <= self.lame_duck_seconds < math.inf:
             raise SettingsError(f"--lame-duck-seconds: expected 0 or more seconds, got {self.lame_duck_seconds}")
+        if not 0 <= self.max_connection_age_seconds < math.inf:
+            age = self.max_connection_age_seconds
+            raise SettingsError(f"--max-connection-age-seconds: expected 0 or more seconds, got {age}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
 

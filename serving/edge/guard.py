@@ -45,28 +45,30 @@ class GuardedServer:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
     def refuse(self) -> None:
-        """Refuse new calls with UNAVAILABLE from now on. A stream of requests takes no more of them."""
+        """Refuse new calls with UNAVAILABLE from now on; streams, of requests or responses, end after the next one."""
         self._draining.set()
 
-    async def drain(self, grace: float) -> None:
-        """Wait until the accepted calls are answered, `grace` seconds at most.
+    async def drain(self, grace: float) -> bool:
+        """Wait until the accepted calls are answered, `grace` seconds at most; whether they are.
 
         Streams of health and reflection are not waited for: a watcher never ends.
         """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
+        return self._idle.is_set()
 
     def _guard(self, method: str, handler: Any) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
         if handler.request_streaming:
             behaviour = _parsed_requests(behaviour, self._draining)
-        answer = _stream(behaviour) if handler.response_streaming else behaviour
-
         counted = not handler.response_streaming or method.startswith(OURS)
+        never = asyncio.Event()
+        answer = _stream(behaviour, self._draining if counted else never) if handler.response_streaming else behaviour
 
         async def guarded(request: Any, context: Any) -> Any:
-            self._enter(counted)
+            if counted:
+                self._enter()
             try:
                 if self._draining.is_set() and not method.startswith(HEALTH):  # which says NOT_SERVING by itself
                     raise UnavailableError("the server is draining")
@@ -77,19 +79,19 @@ class GuardedServer:
                 raise  # a servicer has chosen its own status
             except Exception as error:
                 await _abort(context, failure_of(error, method))
-            finally:
-                self._leave(counted)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return cast("Handler", make(guarded, _lenient(handler.request_deserializer), handler.response_serializer))
 
-    def _enter(self, counted: int) -> None:
-        self._active += counted
-        if counted:
-            self._idle.clear()
+    def _enter(self) -> None:
+        self._active += 1
+        self._idle.clear()
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(self._leave)  # its answer has been sent then; it has not when the handler returns
 
-    def _leave(self, counted: int) -> None:
-        self._active -= counted
+    def _leave(self, _task: object) -> None:
+        self._active -= 1
         if not self._active:
             self._idle.set()
 
@@ -149,8 +151,8 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
         coming.cancel()
 
 
-def _stream(behaviour: Behaviour) -> Callable[[Any, Any], Awaitable[None]]:
-    """Responses of an async generator, or of a coroutine that writes to the context itself."""
+def _stream(behaviour: Behaviour, ending: asyncio.Event) -> Callable[[Any, Any], Awaitable[None]]:
+    """Responses of an async generator, until it is `ending`, or of a coroutine that writes to the context itself."""
 
     async def stream(request: Any, context: Any) -> None:
         responses = behaviour(request, context)
@@ -160,6 +162,8 @@ def _stream(behaviour: Behaviour) -> Callable[[Any, Any], Awaitable[None]]:
         async with contextlib.aclosing(responses):  # now, not when it is collected
             async for response in responses:
                 await context.write(response)
+                if ending.is_set():
+                    raise UnavailableError("the server is stopping: this stream ends here")
 
     return stream
 

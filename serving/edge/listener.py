@@ -1,4 +1,4 @@
-"""The listening sockets of this process: gRPC opens them and has no way to close them before everything else.
+"""The sockets of a port: gRPC has no way to close those that listen before the others, nor to close the others gently.
 
 When a listening socket is closed, the kernel resets the connections that nobody has accepted yet, and their callers get
 an error although other workers listen on the same port. So before that, the kernel is told to drop new handshakes
@@ -6,6 +6,7 @@ an error although other workers listen on the same port. So before that, the ker
 sends it again within a second, by itself, and finds another worker then.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -29,10 +30,10 @@ log = logging.getLogger(__name__)
 
 def refuse_handshakes(port: int) -> bool:
     """Drop new handshakes on the sockets of this process that listen on a TCP port; False if that is not possible."""
+    listening = _descriptors(port, listening=True)
     try:
-        listening = _listening(port)
-        for listener in listening:
-            with listener:
+        for descriptor in listening:
+            with _duplicate(descriptor) as listener:
                 _attach(listener)
     except OSError as error:
         log.warning("cannot hold up new connections before the port is closed; a few may be reset: %s", error)
@@ -40,37 +41,56 @@ def refuse_handshakes(port: int) -> bool:
     return bool(listening)
 
 
-def _listening(port: int) -> list[socket.socket]:
-    """Duplicates of the sockets of this process that listen on a port. The caller closes them."""
+def close_listeners(port: int) -> None:
+    """Listen no more on a TCP port: new connections go to other processes that do, or are refused.
+
+    gRPC must not notice, since it would close its connections as well: its descriptors get another socket, with which
+    nothing ever happens.
+    """
+    with socket.socket() as idle:
+        for descriptor in _descriptors(port, listening=True):
+            os.dup2(idle.fileno(), descriptor, inheritable=False)
+
+
+def end_connections(port: int) -> None:
+    """Close our end of all connections of a TCP port once everything that was sent has been received."""
+    for descriptor in _descriptors(port, listening=False):
+        with contextlib.suppress(OSError), _duplicate(descriptor) as connection:
+            connection.shutdown(socket.SHUT_WR)
+
+
+def count_connections(port: int) -> int:
+    """How many connections of a TCP port this process has."""
+    return len(_descriptors(port, listening=False))
+
+
+def _descriptors(port: int, *, listening: bool) -> list[int]:
+    """The sockets of this process on a local TCP port, those that listen or the others."""
     found = []
-    for path in Path("/proc/self/fd").iterdir():
-        candidate = _duplicate(int(path.name))
-        if candidate is None:
-            continue
-        if _listens(candidate, port):
-            found.append(candidate)
-        else:
-            candidate.close()
+    for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with contextlib.suppress(OSError), _duplicate(descriptor) as candidate:  # no socket, or closed meanwhile
+            if _is_on(candidate, port) and _listens(candidate) is listening:
+                found.append(descriptor)
     return found
 
 
-def _duplicate(descriptor: int) -> socket.socket | None:
-    """A socket of our own for the same thing; None if it is no socket, or was closed meanwhile."""
-    try:
-        copy = os.dup(descriptor)
-    except OSError:
-        return None
+def _duplicate(descriptor: int) -> socket.socket:
+    """The same socket under a descriptor of our own; raises OSError if it is none."""
+    copy = os.dup(descriptor)
     try:
         return socket.socket(fileno=copy)
     except OSError:
         os.close(copy)
-        return None
+        raise
 
 
-def _listens(candidate: socket.socket, port: int) -> bool:
-    if candidate.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    return candidate.getsockname()[1] == port and bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+def _is_on(candidate: socket.socket, port: int) -> bool:
+    is_tcp = candidate.family in (socket.AF_INET, socket.AF_INET6) and candidate.type == socket.SOCK_STREAM
+    return is_tcp and candidate.getsockname()[1] == port
+
+
+def _listens(candidate: socket.socket) -> bool:
+    return bool(candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _attach(listener: socket.socket) -> None:

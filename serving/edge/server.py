@@ -10,11 +10,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge.guard import GuardedServer
-from serving.edge.listener import refuse_handshakes
+from serving.edge.listener import close_listeners, count_connections, end_connections, refuse_handshakes
 from serving.edge.servicer import VaeServicer
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
+LOOK_SECONDS = 0.2
+NEWS_SECONDS = 0.1  # until those who watch the health have heard of a change
+AGED = 1.1  # gRPC spreads the ages of connections by a tenth (proposal A9)
 HANDSHAKE_SECONDS = 0.3  # for handshakes that are under way: a round trip to the other end of the world
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
@@ -22,12 +25,20 @@ FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor d
 
 
 class Edge:
-    """The services of a core on an address, from `start` to `stop`."""
+    """The services of a core on an address, from `start` to `stop` or `leave`.
 
-    def __init__(self, core: Core, address: str) -> None:
+    Args:
+        core: answers the calls.
+        address: "HOST:PORT".
+        max_age: seconds after which a connection is asked to come anew; 0 never asks.
+    """
+
+    def __init__(self, core: Core, address: str, max_age: float = 0.0) -> None:
+        self._max_age = max_age
         limits = request_limits(core)
         self._server = aio.server(
             options=[
+                *([("grpc.max_connection_age_ms", round(max_age * 1000))] if max_age else []),
                 ("grpc.so_reuseport", 1),  # workers share the port; serving.supervisor has made sure it is ours
                 ("grpc.max_receive_message_length", limits.max_request_bytes),
                 ("grpc.max_send_message_length", -1),  # bounded by the rows of the request
@@ -59,23 +70,39 @@ class Edge:
                 elsewhere.
         """
         await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(lame_duck)
+        await asyncio.sleep(max(lame_duck, min(grace, NEWS_SECONDS)))
         self._guard.refuse()
         await self._guard.drain(grace)
+        close_listeners(self._port)
+        end_connections(self._port)  # who called since gets UNAVAILABLE; CANCELLED, if gRPC did it
         await self._server.stop(min(grace, FLUSH_SECONDS))
 
     async def leave(self, grace: float) -> None:
         """Close, now that others listen on the same address: callers are asked to connect anew, and refused nothing.
 
+        gRPC asks in two ways. A connection that has come of age loses no call by it. One that the server closes loses
+        those that are on their way at that moment: they end as CANCELLED. So the young ones are waited for.
+
         Args:
-            grace: seconds for the accepted calls.
+            grace: seconds for the calls that remain then. Streams that take longer end after their next message.
         """
         if refuse_handshakes(self._port):
             await asyncio.sleep(HANDSHAKE_SECONDS)
-        closing = asyncio.create_task(self._server.stop(grace))
-        await self._guard.drain(grace)
+        close_listeners(self._port)
+        await self._connections_gone(AGED * self._max_age)
+        closing = asyncio.create_task(self._server.stop(grace + FLUSH_SECONDS))
+        if not await self._guard.drain(grace):
+            self._guard.refuse()
+            await self._guard.drain(FLUSH_SECONDS)
         await self._server.stop(min(grace, FLUSH_SECONDS))
         await closing
+
+    async def _connections_gone(self, seconds: float) -> None:
+        """Wait until all connections have come of age, which is when gRPC asks the caller to connect anew."""
+        for _ in range(round(seconds / LOOK_SECONDS)):
+            if not count_connections(self._port):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:

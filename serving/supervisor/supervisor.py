@@ -27,6 +27,7 @@ from vaeport.errors import PackageError
 TICK_SECONDS = 1.0  # at most, between two looks at the clock
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
 KILL_AFTER_GRACE_SECONDS = 5.0
+LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
 FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until --watch tries again what was refused; doubled each time
@@ -212,7 +213,8 @@ class Supervisor:
         """What it did not do in time; "" if there is nothing."""
         settings = self._settings
         if worker.leaving_since is not None:
-            limit = settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
+            limit = LEAVING_AGES * settings.max_connection_age_seconds if worker.state is State.LEAVING else 0.0
+            limit += settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
             return "did not end in time" if now - worker.leaving_since > limit else ""
         if worker.state is State.LOADING:
             return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
@@ -260,7 +262,7 @@ class Supervisor:
             self._switch(following, now)
 
     def _switch(self, following: Generation, now: float) -> None:
-        log.info("the new workers take calls; the old ones leave, within %g s", self._settings.grace)
+        log.info("the new workers take calls; the old ones leave, when their callers have")
         old, self._current, self._next = self._current, following, None
         self._refused, self._retry, self._crashes = (), FIRST_RETRY, Crashes()
         for worker in old.workers:

@@ -311,7 +311,7 @@ async def test_an_accepted_call_is_answered_while_draining_and_a_new_one_is_unav
     accepted = asyncio.ensure_future(served.stub.Encode(vae_pb2.EncodeRequest(images=GOOD)))
     await began.wait()
     stopping = asyncio.create_task(served.edge.stop(30))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
     with pytest.raises(aio.AioRpcError) as refused:
         await served.stub.Info(vae_pb2.InfoRequest(), timeout=5)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

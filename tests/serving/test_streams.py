@@ -1,6 +1,7 @@
 """Streams and scores on a real port with toy models: order, flow control, errors in the middle, drain."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -17,6 +18,8 @@ from tests.serving import toys
 from tests.serving.test_edge import Served, images, serving
 from vaeport.v1 import vae_pb2
 from vaeport.wire import from_tensor, to_tensor
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 class Counted:
@@ -214,15 +217,39 @@ async def test_an_idle_stream_ends_with_unavailable_when_the_server_drains(serve
     assert "draining" in (await call.details() or "")
 
 
-async def test_a_stream_that_is_being_answered_is_finished_by_a_drain(served: Served) -> None:
-    call = served.stub.SampleStream(vae_pb2.SampleStreamRequest(count=2000, chunk_rows=10))
+async def test_a_stream_that_is_being_answered_ends_after_its_chunk_when_the_server_stops(served: Served) -> None:
+    call = served.stub.SampleStream(vae_pb2.SampleStreamRequest(count=10**7, chunk_rows=10, seed=1))
     chunks = aiter(call)
     rows = (await anext(chunks)).images.shape[0]
     stopping = asyncio.ensure_future(served.edge.stop(30))
+    with contextlib.suppress(aio.AioRpcError):
+        async for chunk in chunks:
+            assert chunk.first_row == rows  # nothing is missing: the caller may go on from here
+            rows += chunk.images.shape[0]
+    assert (await call.code(), await call.details()) == (UNAVAILABLE, "the server is stopping: this stream ends here")
+    await stopping
+
+
+async def test_a_stream_is_finished_by_a_worker_that_leaves(served: Served) -> None:
+    call = served.stub.SampleStream(vae_pb2.SampleStreamRequest(count=2000, chunk_rows=10))
+    chunks = aiter(call)
+    rows = (await anext(chunks)).images.shape[0]
+    leaving = asyncio.ensure_future(served.edge.leave(30))
     async for chunk in chunks:
         rows += chunk.images.shape[0]
     assert rows == 2000
-    await stopping
+    await leaving
+
+
+async def test_a_stream_that_takes_too_long_for_a_worker_that_leaves_is_unavailable(served: Served) -> None:
+    call = served.stub.SampleStream(vae_pb2.SampleStreamRequest(count=10**7, chunk_rows=10))
+    chunks = aiter(call)
+    await anext(chunks)
+    leaving = asyncio.ensure_future(served.edge.leave(0.2))
+    with pytest.raises(aio.AioRpcError, match="this stream ends here"):
+        _ = [chunk async for chunk in chunks]
+    assert await call.code() is UNAVAILABLE
+    await leaving
 
 
 def floats(tensor: vae_pb2.Tensor) -> NDArray[np.float64]:

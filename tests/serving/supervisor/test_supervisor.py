@@ -233,7 +233,7 @@ def test_a_signal_during_a_reload_ends_old_and_new_workers(start: Start, models:
 
 def test_a_worker_that_does_not_leave_is_killed_and_a_second_signal_ends_at_once(start: Start, models: Path) -> None:
     package(models, 2, "stays")
-    toy = start("--workers", "1", "--grace", "0", "--lame-duck-seconds", "0")
+    toy = start("--workers", "1", "--grace", "0", "--lame-duck-seconds", "0", "--max-connection-age-seconds", "0")
     toy.wait_ready()
     toy.send(signal.SIGHUP)
     toy.saw("worker 0 did not end in time: it is killed")
