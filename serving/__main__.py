@@ -15,7 +15,7 @@ def main() -> int:
             run_command(name, sys.argv[2:])
             return 0
         return _serve()
-    except (SettingsError, VaeportError) as error:
+    except (SettingsError, VaeportError, OSError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the signals are handled: nothing has been served yet

@@ -13,6 +13,7 @@ COMMANDS = {  # each is imported when it is asked for
     "unpin": ("serving.commands", "unpin"),
     "withdraw": ("serving.commands", "withdraw"),
     "prune": ("serving.commands", "prune"),
+    "token": ("serving.security.token_command", "token"),
 }
 
 

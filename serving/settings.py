@@ -1,6 +1,7 @@
 """The settings of a server: one frozen object, made once in `main`; the text of each field is its --help."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,10 +21,55 @@ class Settings:
     """Folder of packages, MODELS/<name>/<version>, as `python -m export` makes them."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Other than loopback lets everyone who reaches this machine in: there is no TLS yet."""
+    """Address to listen on. Other than loopback needs TLS, or --insecure."""
 
     port: int = 50051
     """TCP port; 0 takes a free one. The address is printed on standard output when the server is ready."""
+
+    listen: str = ""
+    """unix:PATH listens on a socket in the file system instead of host and port, with one worker."""
+
+    socket_mode: str = "600"
+    """Permissions of that socket, in octal: whoever may write to it may call."""
+
+    insecure: bool = False
+    """Listen in plain text on an address that other machines reach. Without it, and without TLS, that is refused."""
+
+    tls_cert: Path | None = None
+    """The server's certificate in PEM, followed by those between it and its authority. A renewed file is taken within
+    seconds, for new connections; one that cannot be used changes nothing, and is named in the log."""
+
+    tls_key: Path | None = None
+    """Its private key in PEM, without a passphrase."""
+
+    tls_client_ca: Path | None = None
+    """The authorities, in PEM, of clients' certificates: whoever has none of theirs cannot connect (mTLS)."""
+
+    tokens: Path | None = None
+    """The file of bearer tokens; `python -m serving token` makes them. With it every call but health needs one, and
+    admin calls one for admin; without it admin calls are closed. A changed file is taken within seconds."""
+
+    max_calls_per_peer: int = 0
+    """Calls that one caller may have in hand, per worker; 0 is no limit. A caller is a token's name, or that of a
+    client certificate, or the host. Beyond it he gets RESOURCE_EXHAUSTED. Behind a proxy all may come from one host."""
+
+    max_bytes_per_peer: int = 0
+    """Bytes of the requests that one caller may have in hand, likewise. A single larger request may come alone."""
+
+    max_concurrent_streams: int = 1024
+    """Calls that one connection may have in hand; the client keeps the others back until some have ended."""
+
+    max_connection_age_seconds: float = 60.0
+    """Seconds after which a connection is asked to come anew; its calls may end. So callers spread over the workers,
+    and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks: calls
+    that are on their way when a worker is replaced may end as CANCELLED, which our client tries again."""
+
+    max_connection_idle_seconds: float = 0.0
+    """Seconds without a call after which a connection is ended; the client makes a new one for its next. 0 is never."""
+
+    keepalive_seconds: float = 60.0
+    """Seconds of silence after which a connection is asked whether somebody is there; without an answer within 20
+    seconds it is ended. 0 never asks, and keeps connections to machines that are gone."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. cuda fails at the start where it cannot compute; auto takes it where it can, and says so."""
@@ -84,11 +130,6 @@ class Settings:
     grace: float = 30.0
     """Seconds that accepted calls may take after that; a second signal ends at once."""
 
-    max_connection_age_seconds: float = 60.0
-    """Seconds after which a connection is asked to come anew, so that callers spread over the workers. A worker that is
-    replaced stays for as long, and loses none of them. 0 never asks: calls that are on their way when a worker is
-    replaced may end as CANCELLED, which our client tries again."""
-
     def check(self) -> None:
         """Raise SettingsError for what cannot work."""
         if not 0 <= self.port <= 65535:
@@ -99,6 +140,8 @@ class Settings:
             raise SettingsError(f"--watch: expected 0 or more seconds, got {self.watch}")
         if not 2 <= self.hang_seconds < math.inf:  # beats come each second
             raise SettingsError(f"--hang-seconds: expected at least 2 seconds, got {self.hang_seconds}")
+        self._check_listen()
+        self._check_locks()
         if self.threads < 0:
             raise SettingsError(f"--threads: expected 0 or more, got {self.threads}")
         if self.require_signature is not None and not self.require_signature.is_file():
@@ -119,11 +162,37 @@ class Settings:
             raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
         if not 0 <= self.lame_duck_seconds < math.inf:
             raise SettingsError(f"--lame-duck-seconds: expected 0 or more seconds, got {self.lame_duck_seconds}")
-        if not 0 <= self.max_connection_age_seconds < math.inf:
-            age = self.max_connection_age_seconds
-            raise SettingsError(f"--max-connection-age-seconds: expected 0 or more seconds, got {age}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
+
+    @property
+    def mode_of_socket(self) -> int:
+        """--socket-mode as a number."""
+        return int(self.socket_mode, 8)
+
+    def _check_listen(self) -> None:
+        if self.listen and (not self.listen.startswith("unix:") or self.listen == "unix:"):
+            raise SettingsError(f"--listen: expected unix:PATH, got {self.listen}")
+        if self.listen and self.workers > 1:
+            raise SettingsError("--listen: a socket in the file system cannot be shared; expected --workers 1")
+        if not re.fullmatch("[0-7]{3}", self.socket_mode):
+            raise SettingsError(f"--socket-mode: expected octal permissions such as 600 or 660, got {self.socket_mode}")
+
+    def _check_locks(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("--tls-cert and --tls-key: expected both")
+        if self.tls_client_ca and not self.tls_cert:
+            raise SettingsError("--tls-client-ca: expected --tls-cert and --tls-key with it")
+        if self.insecure and self.tls_cert:
+            raise SettingsError("--insecure: has no sense with --tls-cert; expected one of them")
+        for name in ("max_calls_per_peer", "max_bytes_per_peer"):
+            if (most := getattr(self, name)) < 0:
+                raise SettingsError(f"--{name.replace('_', '-')}: expected 0 or more, got {most}")
+        if not 1 <= self.max_concurrent_streams < 2**31:
+            raise SettingsError(f"--max-concurrent-streams: expected at least 1, got {self.max_concurrent_streams}")
+        for name in ("max_connection_age_seconds", "max_connection_idle_seconds", "keepalive_seconds"):
+            if not 0 <= (seconds := getattr(self, name)) < math.inf:
+                raise SettingsError(f"--{name.replace('_', '-')}: expected 0 or more seconds, got {seconds}")
 
     def _check_buckets(self, buckets: tuple[int, ...]) -> None:
         if buckets[0] < 1 or list(buckets) != sorted(set(buckets)) or buckets[-1] != self.max_batch_rows:

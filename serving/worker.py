@@ -97,7 +97,7 @@ async def _serve(
     limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
     served = [serve_model(model, engine, limits, turn) for model in models]
     core = Core(served, max_request_rows=MAX_REQUEST_ROWS, default_model=settings.default_model)
-    edge = Edge(core, address, settings.max_connection_age_seconds)
+    edge = Edge(core, address, settings)
     await edge.start()
     channel.send((Said.SERVING, None))
     beats = asyncio.create_task(_beat(channel))

@@ -11,6 +11,8 @@
         ├── OverloadedError          its queue is full; `retry_after` says when to come back
         ├── DeadlineExceededError    no answer in time (also a TimeoutError)
         ├── UnavailableError         not there, starting or draining (also a ConnectionError)
+        ├── UnauthenticatedError     no or wrong credentials
+        ├── PermissionDeniedError    the credentials do not allow this call
         └── InternalError            a defect of the server; the text holds an id that is in its log
 
 The same classes are raised in the server, in the client and in-process. None of them knows about gRPC: the server's
@@ -69,6 +71,14 @@ class DeadlineExceededError(ServerError, TimeoutError):
 
 class UnavailableError(ServerError, ConnectionError):
     """Nobody answers there, or the server is starting or draining."""
+
+
+class UnauthenticatedError(ServerError):
+    """No or wrong credentials."""
+
+
+class PermissionDeniedError(ServerError):
+    """The credentials do not allow this call."""
 
 
 class InternalError(ServerError):

@@ -2,35 +2,48 @@
 
 It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
 statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, new calls are
-refused, but for those that ask for its health.
+refused, but for those that ask for its health. What one caller has in hand is counted here, if it is limited: at the
+door nobody knows yet from where a call comes.
 """
 
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from grpc import aio
 
-from serving.edge.status import Failure, failure_of
+from serving.edge.credentials import caller_of
+from serving.edge.door import Check, Details, Door, abort
+from serving.edge.peers import Hold, Peers
+from serving.edge.status import failure_of
 from vaeport.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
-    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
+    from serving.edge.door import Handler
 
 HEALTH = "/grpc.health.v1.Health/"
 OURS = "/vaeport."
+DRAINING = "the server is draining"
 
 Behaviour = Callable[[Any, Any], Any]
 
 
 class GuardedServer:
-    """Stands in for a `grpc.aio.Server` while services are added to it; each method goes through the guard."""
+    """Stands in for a `grpc.aio.Server` while services are added to it; each method goes through the guard.
 
-    def __init__(self, server: aio.Server) -> None:
-        self._server = server
+    Args:
+        server: the real one, which gets a single handler: the door.
+        checks: what the door asks, besides whether the server drains.
+        peers: what each caller may have in hand; None is no limit.
+    """
+
+    def __init__(self, server: aio.Server, checks: Sequence[Check] = (), peers: Peers | None = None) -> None:
+        self._door = Door([self._check_draining, *checks])
+        self._peers = peers
+        server.add_generic_rpc_handlers((self._door,))
         self._draining = asyncio.Event()
         self._active = 0  # calls that are being answered, as far as a drain waits for them
         self._idle = asyncio.Event()
@@ -41,8 +54,9 @@ class GuardedServer:
 
     def add_registered_method_handlers(self, service: str, handlers: "Mapping[str, Handler]") -> None:
         """Called by generated code with the methods of one service."""
-        guarded = {name: self._guard(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            self._door.add(method, self._guard(method, handler))
 
     def refuse(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; streams, of requests or responses, end after the next one."""
@@ -57,28 +71,40 @@ class GuardedServer:
             await asyncio.wait_for(self._idle.wait(), grace)
         return self._idle.is_set()
 
+    def _check_draining(self, details: Details) -> UnavailableError | None:
+        if self._draining.is_set() and not details.method.startswith(HEALTH):  # which says NOT_SERVING by itself
+            return UnavailableError(DRAINING)
+        return None
+
     def _guard(self, method: str, handler: Any) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
-        if handler.request_streaming:
-            behaviour = _parsed_requests(behaviour, self._draining)
         counted = not handler.response_streaming or method.startswith(OURS)
         never = asyncio.Event()
         answer = _stream(behaviour, self._draining if counted else never) if handler.response_streaming else behaviour
+        peers = None if method.startswith(HEALTH) else self._peers
 
         async def guarded(request: Any, context: Any) -> Any:
             if counted:
                 self._enter()
+            hold = None
             try:
-                if self._draining.is_set() and not method.startswith(HEALTH):  # which says NOT_SERVING by itself
-                    raise UnavailableError("the server is draining")
-                if type(request) is _Malformed:
-                    raise request.error
+                if self._draining.is_set() and not method.startswith(HEALTH):  # since it came by the door
+                    raise UnavailableError(DRAINING)
+                if peers is not None:
+                    hold = peers.enter(caller_of(context))
+                if handler.request_streaming:
+                    request = _parsed(request, self._draining, hold)
+                else:
+                    request = _message(request, hold)
                 return await answer(request, context)
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
             except Exception as error:
-                await _abort(context, failure_of(error, method))
+                await abort(context, failure_of(error, method))
+            finally:
+                if hold is not None:
+                    hold.end()
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return cast("Handler", make(guarded, _lenient(handler.request_deserializer), handler.response_serializer))
@@ -96,47 +122,41 @@ class GuardedServer:
             self._idle.set()
 
 
-async def _abort(context: Any, failure: Failure) -> None:
-    try:
-        await context.abort(failure.code, failure.text, failure.trailing_metadata)
-    except aio.InternalError:  # the caller has left, or its deadline has passed; grpc would log that with a traceback,
-        raise asyncio.CancelledError from None  # for each such call, just when there is no time to lose
+Parsed = tuple[Any, int]
+"""A message, or why there is none, and the bytes that it had on the wire."""
 
 
-class _Malformed:
-    """What a deserialiser returns in place of a message, since raising there would end in UNKNOWN."""
+def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Parsed]:
+    """Returns the error of bytes that do not parse, since raising it there would end in UNKNOWN."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: InvalidInputError) -> None:
-        self.error = error
-
-
-def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def lenient(data: bytes) -> Any:
+    def lenient(data: bytes) -> Parsed:
         try:
-            return deserialise(data)
+            return deserialise(data), len(data)
         except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
-            return _Malformed(InvalidInputError(f"the request does not parse: {error}"))
+            return InvalidInputError(f"the request does not parse: {error}"), 0
 
     return lenient
 
 
-def _parsed_requests(behaviour: Behaviour, draining: asyncio.Event) -> Behaviour:
-    async def parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        stop = asyncio.ensure_future(draining.wait())
-        try:
-            while (request := await _next(requests, stop)) is not _END:
-                if type(request) is _Malformed:
-                    raise request.error
-                yield request
-        finally:
-            stop.cancel()
-
-    return lambda requests, context: behaviour(parsed(requests), context)
+def _message(parsed: Parsed, hold: Hold | None) -> Any:
+    message, size = parsed
+    if type(message) is InvalidInputError:
+        raise message
+    if hold is not None:
+        hold.take(size)
+    return message
 
 
-_END = object()
+async def _parsed(requests: AsyncIterator[Parsed], draining: asyncio.Event, hold: Hold | None) -> AsyncIterator[Any]:
+    stop = asyncio.ensure_future(draining.wait())
+    try:
+        while (request := await _next(requests, stop)) is not _END:
+            yield _message(request, hold)
+    finally:
+        stop.cancel()
+
+
+_END: Any = object()
 
 
 async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
@@ -146,7 +166,7 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
         await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
         if coming.done():
             return coming.result()
-        raise UnavailableError("the server is draining")
+        raise UnavailableError(DRAINING)
     finally:
         coming.cancel()
 

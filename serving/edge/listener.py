@@ -25,51 +25,55 @@ DROP_SYN = (
     (0x06, 0, 0, 0xFFFFFFFF),  # no: let it pass
 )
 
+Where = int | str
+"""A TCP port, or the path that a socket in the file system was bound to."""
+
 log = logging.getLogger(__name__)
 
 
-def refuse_handshakes(port: int) -> bool:
-    """Drop new handshakes on the sockets of this process that listen on a TCP port; False if that is not possible."""
-    listening = _descriptors(port, listening=True)
+def refuse_handshakes(where: Where) -> bool:
+    """Drop new handshakes on the sockets of this process that listen on a port; False if that is not possible."""
+    listening = _descriptors(where, listening=True)
     try:
         for descriptor in listening:
             with _duplicate(descriptor) as listener:
-                _attach(listener)
+                if listener.family != socket.AF_UNIX:  # which has no handshakes
+                    _attach(listener)
     except OSError as error:
         log.warning("cannot hold up new connections before the port is closed; a few may be reset: %s", error)
         return False
     return bool(listening)
 
 
-def close_listeners(port: int) -> None:
-    """Listen no more on a TCP port: new connections go to other processes that do, or are refused.
+def close_listeners(where: Where) -> None:
+    """Listen no more on a port: new connections go to other processes that do, or are refused.
 
     gRPC must not notice, since it would close its connections as well: its descriptors get another socket, with which
     nothing ever happens.
     """
     with socket.socket() as idle:
-        for descriptor in _descriptors(port, listening=True):
+        for descriptor in _descriptors(where, listening=True):
             os.dup2(idle.fileno(), descriptor, inheritable=False)
 
 
-def end_connections(port: int) -> None:
-    """Close our end of all connections of a TCP port once everything that was sent has been received."""
-    for descriptor in _descriptors(port, listening=False):
+def end_connections(where: Where) -> None:
+    """Close our end of all connections of a port once everything that was sent has been received."""
+    for descriptor in _descriptors(where, listening=False):
         with contextlib.suppress(OSError), _duplicate(descriptor) as connection:
             connection.shutdown(socket.SHUT_WR)
 
 
-def count_connections(port: int) -> int:
-    """How many connections of a TCP port this process has."""
-    return len(_descriptors(port, listening=False))
+def count_connections(where: Where) -> int:
+    """How many connections of a port this process has."""
+    return len(_descriptors(where, listening=False))
 
 
-def _descriptors(port: int, *, listening: bool) -> list[int]:
-    """The sockets of this process on a local TCP port, those that listen or the others."""
+def _descriptors(where: Where, *, listening: bool) -> list[int]:
+    """The sockets of this process on a port of its own, those that listen or the others."""
     found = []
     for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
         with contextlib.suppress(OSError), _duplicate(descriptor) as candidate:  # no socket, or closed meanwhile
-            if _is_on(candidate, port) and _listens(candidate) is listening:
+            if _is_on(candidate, where) and _listens(candidate) is listening:
                 found.append(descriptor)
     return found
 
@@ -84,9 +88,13 @@ def _duplicate(descriptor: int) -> socket.socket:
         raise
 
 
-def _is_on(candidate: socket.socket, port: int) -> bool:
-    is_tcp = candidate.family in (socket.AF_INET, socket.AF_INET6) and candidate.type == socket.SOCK_STREAM
-    return is_tcp and candidate.getsockname()[1] == port
+def _is_on(candidate: socket.socket, where: Where) -> bool:
+    if candidate.type != socket.SOCK_STREAM:
+        return False
+    if candidate.family == socket.AF_UNIX:
+        return bool(candidate.getsockname() == where)
+    is_tcp = candidate.family in (socket.AF_INET, socket.AF_INET6)
+    return is_tcp and bool(candidate.getsockname()[1] == where)
 
 
 def _listens(candidate: socket.socket) -> bool:

@@ -10,17 +10,19 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge.guard import GuardedServer
-from serving.edge.listener import close_listeners, count_connections, end_connections, refuse_handshakes
+from serving.edge.http2 import server_options
+from serving.edge.locks import Locks
+from serving.edge.port import Port
 from serving.edge.servicer import VaeServicer
+from serving.settings import Settings
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
-LOOK_SECONDS = 0.2
 NEWS_SECONDS = 0.1  # until those who watch the health have heard of a change
 AGED = 1.1  # gRPC spreads the ages of connections by a tenth (proposal A9)
-HANDSHAKE_SECONDS = 0.3  # for handshakes that are under way: a round trip to the other end of the world
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
+PLAIN = Settings()  # on loopback: no TLS, no tokens, no limits of callers
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
 
 
@@ -29,22 +31,19 @@ class Edge:
 
     Args:
         core: answers the calls.
-        address: "HOST:PORT".
-        max_age: seconds after which a connection is asked to come anew; 0 never asks.
+        address: "HOST:PORT", or "unix:PATH".
+        settings: TLS, tokens, limits of callers and of connections.
+
+    Raises:
+        SettingsError: certificate, key or tokens cannot be used, or the address cannot be bound.
     """
 
-    def __init__(self, core: Core, address: str, max_age: float = 0.0) -> None:
-        self._max_age = max_age
+    def __init__(self, core: Core, address: str, settings: Settings = PLAIN) -> None:
+        self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
-        self._server = aio.server(
-            options=[
-                *([("grpc.max_connection_age_ms", round(max_age * 1000))] if max_age else []),
-                ("grpc.so_reuseport", 1),  # workers share the port; serving.supervisor has made sure it is ours
-                ("grpc.max_receive_message_length", limits.max_request_bytes),
-                ("grpc.max_send_message_length", -1),  # bounded by the rows of the request
-            ]
-        )
-        self._guard = GuardedServer(self._server)
+        self.locks = Locks(settings)
+        self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
+        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers)
         self._health = health.aio.HealthServicer()
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
@@ -53,13 +52,16 @@ class Edge:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), guarded
         )
-        self._port = self._server.add_insecure_port(address)
+        self._port = Port(self._server, address, self.locks.server_credentials(), settings.mode_of_socket)
+        self._renewal: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Answer calls, and say so in the health service."""
         for service in ("", VAE_SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._port.publish()
+        self._renewal = asyncio.create_task(self.locks.keep_current())
 
     async def stop(self, grace: float, lame_duck: float = 0.0) -> None:
         """Turn not ready, and close.
@@ -73,9 +75,9 @@ class Edge:
         await asyncio.sleep(max(lame_duck, min(grace, NEWS_SECONDS)))
         self._guard.refuse()
         await self._guard.drain(grace)
-        close_listeners(self._port)
-        end_connections(self._port)  # who called since gets UNAVAILABLE; CANCELLED, if gRPC did it
+        self._port.cut()  # who called since gets UNAVAILABLE; CANCELLED, if gRPC did it
         await self._server.stop(min(grace, FLUSH_SECONDS))
+        self._end()
 
     async def leave(self, grace: float) -> None:
         """Close, now that others listen on the same address: callers are asked to connect anew, and refused nothing.
@@ -86,23 +88,20 @@ class Edge:
         Args:
             grace: seconds for the calls that remain then. Streams that take longer end after their next message.
         """
-        if refuse_handshakes(self._port):
-            await asyncio.sleep(HANDSHAKE_SECONDS)
-        close_listeners(self._port)
-        await self._connections_gone(AGED * self._max_age)
+        await self._port.close()
+        await self._port.emptied(AGED * self._max_age)
         closing = asyncio.create_task(self._server.stop(grace + FLUSH_SECONDS))
         if not await self._guard.drain(grace):
             self._guard.refuse()
             await self._guard.drain(FLUSH_SECONDS)
         await self._server.stop(min(grace, FLUSH_SECONDS))
         await closing
+        self._end()
 
-    async def _connections_gone(self, seconds: float) -> None:
-        """Wait until all connections have come of age, which is when gRPC asks the caller to connect anew."""
-        for _ in range(round(seconds / LOOK_SECONDS)):
-            if not count_connections(self._port):
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+    def _end(self) -> None:
+        self._port.withdraw()
+        if self._renewal is not None:
+            self._renewal.cancel()
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:

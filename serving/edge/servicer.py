@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from serving.core import Core, Timings
 from serving.edge.deadline import Context, deadline_of
-from serving.edge.streams import in_order
+from serving.edge.streams import IN_FLIGHT, in_order
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
@@ -18,8 +18,6 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import dtype_name, from_tensor, to_tensor
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
-
-STREAM_IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest stay with the sender
 
 
 class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
@@ -141,7 +139,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[vae_pb2.EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[vae_pb2.EncodeStreamResponse, None]:
-        answers = in_order(requests, lambda request: self._encode(request, deadline_of(context)), STREAM_IN_FLIGHT)
+        answers = in_order(requests, lambda request: self._encode(request, deadline_of(context)), IN_FLIGHT)
         async with contextlib.aclosing(answers):
             async for answer in answers:
                 yield vae_pb2.EncodeStreamResponse(**answer)

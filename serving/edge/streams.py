@@ -7,6 +7,8 @@ from typing import TypeVar
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
+IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest stay with the sender
+
 
 async def in_order(
     requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Answer]], in_flight: int

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from serving.logs import configure_logging
-from serving.settings import Settings
+from serving.settings import Settings, SettingsError
 from serving.supervisor.messages import Said
 
 
@@ -37,6 +37,6 @@ def work(
 
     try:
         worker.run(settings, address, packages, channel)
-    except VaeportError as error:
+    except (SettingsError, VaeportError) as error:
         channel.send((Said.FAILED, str(error)))
         sys.exit(1)

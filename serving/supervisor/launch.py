@@ -1,38 +1,51 @@
 """From settings to a server that runs."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from serving.security.listen import check_exposure, what_is_open
 from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.gpus import visible_gpus
 from serving.supervisor.notify import Notifier
-from serving.supervisor.ports import reserved_port
+from serving.supervisor.ports import reserved_address
 from serving.supervisor.supervisor import Supervisor
 from vaeport.machine import usable_cores
 
+log = logging.getLogger(__name__)
+
 
 def launch(settings: Settings, environment: Mapping[str, str]) -> int:
-    """Serve until a signal, then drain, and return the exit status. Prints `ready HOST:PORT` when calls are answered.
+    """Serve until a signal, then drain, and return the exit status. Prints `ready HOST:PORT`, or
+    `ready unix:PATH`, when calls are answered.
 
     Args:
         settings: of the server.
         environment: CUDA_VISIBLE_DEVICES and NOTIFY_SOCKET are of interest.
 
     Raises:
-        SettingsError: impossible settings, or the port is taken.
+        SettingsError: impossible settings, or the address is taken, or open to others in plain text.
         PackageError: there are no models.
         StartError: a worker ended before all were ready.
         CrashLoopError: workers die as fast as they are started.
     """
     settings.check()
+    check_exposure(settings)
+    for line in what_is_open(settings):
+        log.warning(line)
     gpus = [] if settings.device == "cpu" else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
-    settings = replace(settings, workers=settings.workers or len(gpus) or usable_cores())
-    with reserved_port(settings.host, settings.port) as address:
+    settings = replace(settings, workers=settings.workers or _count(settings, gpus))
+    with reserved_address(settings) as address:
         notify = Notifier(environment.get("NOTIFY_SOCKET"))
         supervisor = Supervisor(settings, partial(work, settings, address, gpus), partial(_announce, address), notify)
         return supervisor.run()
+
+
+def _count(settings: Settings, gpus: Sequence[str]) -> int:
+    """How many workers there are if nobody says so; a socket in the file system has one."""
+    return 1 if settings.listen else len(gpus) or usable_cores()
 
 
 def _announce(address: str) -> None:

@@ -1,10 +1,24 @@
-"""The port that workers share."""
+"""Where workers listen."""
 
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
-from serving.settings import SettingsError
+from serving.security.listen import UNIX
+from serving.security.unix import check_path
+from serving.settings import Settings, SettingsError
+
+
+@contextlib.contextmanager
+def reserved_address(settings: Settings) -> Iterator[str]:
+    """Where the workers listen, "HOST:PORT" or "unix:PATH"; SettingsError if somebody else does already."""
+    if settings.listen:
+        check_path(Path(settings.listen.removeprefix(UNIX)))
+        yield settings.listen
+    else:
+        with reserved_port(settings.host, settings.port) as address:
+            yield address
 
 
 @contextlib.contextmanager

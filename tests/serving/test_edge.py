@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
-from serving.edge import Edge, guard
+from serving.edge import Edge, door
 from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
 from serving.models import ServedModel
@@ -261,7 +261,7 @@ class LeftContext:
 async def test_a_refusal_that_nobody_waits_for_ends_like_a_cancelled_call() -> None:
     """grpc says nothing of a cancel; it would log the error with a traceback, for each late call of an overload."""
     with pytest.raises(asyncio.CancelledError):
-        await guard._abort(LeftContext(), failure_of(errors.DeadlineExceededError("too late"), "/m"))
+        await door.abort(LeftContext(), failure_of(errors.DeadlineExceededError("too late"), "/m"))
 
 
 async def test_health_of_the_server_and_of_its_service(served: Served) -> None:

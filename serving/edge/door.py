@@ -1,0 +1,76 @@
+"""The door: every call comes by here before a byte of its message is read.
+
+A check sees the method and the metadata. The first one that has an objection ends the call: its message is never read,
+let alone parsed. Who may come in is answered by the handler of the method.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import grpc
+from grpc import aio
+
+from serving.edge.status import Failure, failure_of
+from vaeport.errors import VaeportError
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Details(Protocol):
+    """What is known of a call before its message: of a grpc.HandlerCallDetails."""
+
+    method: str
+    """/package.Service/Method."""
+    invocation_metadata: Metadata
+    """Pairs of a lower-case key and a value; those of `-bin` keys are bytes."""
+
+
+Check = Callable[[Details], VaeportError | None]
+"""An objection to a call, or None. It runs for each call, on the loop: microseconds, and no waiting."""
+
+
+class Door(grpc.GenericRpcHandler):
+    """All methods on a port, behind some checks; they are asked in order."""
+
+    def __init__(self, checks: Sequence[Check]) -> None:
+        self._checks = tuple(checks)
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, method: str, handler: "Handler") -> None:
+        """Offer `/package.Service/Method`."""
+        self._handlers[method] = handler
+
+    def service(self, handler_call_details: Details) -> "Handler | None":  # type: ignore[override]
+        """The handler of a call, or one that refuses it. None for a method that is not offered: UNIMPLEMENTED."""
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is None:
+            return None
+        try:
+            for check in self._checks:
+                error = check(handler_call_details)
+                if error is not None:
+                    return refusal(failure_of(error, handler_call_details.method))
+        except Exception as error:  # grpc.aio would send its text to the caller
+            return refusal(failure_of(error, handler_call_details.method))
+        return handler
+
+
+def refusal(failure: Failure) -> "Handler":
+    """A handler that ends a call at once. As that of a stream it decides itself what to read: nothing."""
+
+    async def refuse(_requests: object, context: Any) -> None:
+        await abort(context, failure)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def abort(context: Any, failure: Failure) -> None:
+    """End a call with a status."""
+    try:
+        await context.abort(failure.code, failure.text, failure.trailing_metadata)
+    except aio.InternalError:  # the caller has left, or its deadline has passed; grpc would log that with a traceback,
+        raise asyncio.CancelledError from None  # for each such call, just when there is no time to lose

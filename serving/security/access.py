@@ -1,0 +1,46 @@
+"""The one table of what each method asks for. What is not in it asks for the most."""
+
+from enum import StrEnum
+from functools import cache
+
+OIP = "/inference.GRPCInferenceService/"
+
+
+class Scope(StrEnum):
+    """What a token allows. Neither includes the other."""
+
+    INFER = "infer"
+    ADMIN = "admin"
+
+
+SCOPES: dict[str, Scope | None] = {
+    # who watches over a server needs no secret for it, and learns none
+    "/grpc.health.v1.Health/": None,
+    # what the models compute, and what they are
+    "/vaeport.v1.VaeService/": Scope.INFER,
+    "/grpc.reflection.v1.ServerReflection/": Scope.INFER,
+    "/grpc.reflection.v1alpha.ServerReflection/": Scope.INFER,
+    # the Open Inference Protocol: each by name, since its other methods change the server or map memory into it
+    f"{OIP}ServerLive": Scope.INFER,
+    f"{OIP}ServerReady": Scope.INFER,
+    f"{OIP}ServerMetadata": Scope.INFER,
+    f"{OIP}ModelReady": Scope.INFER,
+    f"{OIP}ModelMetadata": Scope.INFER,
+    f"{OIP}ModelConfig": Scope.INFER,
+    f"{OIP}ModelStatistics": Scope.INFER,
+    f"{OIP}ModelInfer": Scope.INFER,
+    f"{OIP}ModelStreamInfer": Scope.INFER,
+    f"{OIP}RepositoryIndex": Scope.INFER,
+    # what changes the server
+    f"{OIP}RepositoryModelLoad": Scope.ADMIN,
+    f"{OIP}RepositoryModelUnload": Scope.ADMIN,
+    "/vaeport.v1.AdminService/": Scope.ADMIN,
+}
+"""Methods, `/service/Method`, and whole services, `/service/`. None is open to all."""
+
+
+@cache  # of the methods that the server has: few
+def scope_of(method: str) -> Scope | None:
+    """What a call of `/service/Method` needs; a method's own row goes before its service's."""
+    service = method[: method.rfind("/") + 1]
+    return SCOPES.get(method, SCOPES.get(service, Scope.ADMIN))
