@@ -5,5 +5,6 @@ unix.py          a socket in the file system: bound aside, then renamed into pla
 certificates.py  certificate, key and authorities of a TLS port, checked before they are used
 tokens.py        the file of bearer tokens, which holds their digests alone
 access.py        the one table of what each method asks for
+start.py         what is checked before anything starts
 watched.py       a value read from files, and read again when they change
 """

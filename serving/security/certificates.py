@@ -86,6 +86,8 @@ def _certificates(flag: str, path: Path, pem: bytes) -> "list[x509.Certificate]"
 
 def _check_pair(leaf: "x509.Certificate", path: Path, secret: bytes) -> None:
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
@@ -94,6 +96,8 @@ def _check_pair(leaf: "x509.Certificate", path: Path, secret: bytes) -> None:
         raise SettingsError(f"--tls-key {path}: has a passphrase, which nobody could type here") from None
     except (ValueError, UnsupportedAlgorithm):  # whose text might quote the key
         raise SettingsError(f"--tls-key {path}: expected a private key in PEM") from None
+    if not isinstance(ours, RSAPublicKey | EllipticCurvePublicKey):
+        raise SettingsError(f"--tls-key {path}: expected an RSA or elliptic-curve key, which all gRPC clients accept")
     if ours != leaf.public_key():
         raise SettingsError(f"--tls-key {path}: is not the key of the certificate")
 

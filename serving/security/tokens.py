@@ -122,8 +122,8 @@ def _parse(fields: list[str]) -> Token:
     if not 3 <= len(fields) <= 4:
         raise ValueError(f"expected name, scopes, digest and perhaps an end, got {len(fields)} columns")
     name, scopes, digest = fields[:3]
-    if not NAME.fullmatch(name):
-        raise ValueError("expected a name of up to 64 letters, digits and . _ @ -")
+    if not NAME.fullmatch(name) or name.startswith(PREFIX):  # a name is logged, a token must not be
+        raise ValueError("expected a name of up to 64 letters, digits and . _ @ -, which is no token")
     if not DIGEST.fullmatch(digest):
         raise ValueError("expected sha256: and 64 hexadecimal digits; `python -m serving token` makes the line")
     expires = parse_moment(fields[3]) if len(fields) == 4 else None
