@@ -5,7 +5,7 @@ import struct
 from typing import Self
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 5, 6, 8, 9
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 
 
@@ -47,26 +47,15 @@ class Connection:
         self.socket = socket.create_connection((host, int(port)), timeout)
 
     @classmethod
-    def opened(cls, address: str) -> Self:
+    def opened(cls, address: str, timeout: float = 10.0) -> Self:
         """A connection on which calls can be made."""
-        connection = cls(address)
+        connection = cls(address, timeout)
         connection.send(PREFACE + frame(SETTINGS))
         return connection
 
     def send(self, data: bytes) -> None:
         """All of it."""
         self.socket.sendall(data)
-
-    def frames_until_end(self) -> list[tuple[int, int, bytes]]:
-        """(kind, stream, payload) of what the server sends until it closes the connection."""
-        received = self.until_end()
-        frames = []
-        while len(received) >= 9:
-            length = int.from_bytes(received[:3], "big")
-            kind, _, stream = struct.unpack(">BBI", received[3:9])
-            frames.append((kind, stream, received[9 : 9 + length]))
-            received = received[9 + length :]
-        return frames
 
     def until_end(self) -> bytes:
         """What the server sends until it closes the connection, or until the timeout."""

@@ -17,6 +17,8 @@ from vaeport.errors import VaeportError
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
 
+NOT_OFFERED = Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method here")
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -44,11 +46,14 @@ class Door(grpc.GenericRpcHandler):
         """Offer `/package.Service/Method`."""
         self._handlers[method] = handler
 
-    def service(self, handler_call_details: Details) -> "Handler | None":  # type: ignore[override]
-        """The handler of a call, or one that refuses it. None for a method that is not offered: UNIMPLEMENTED."""
+    def service(self, handler_call_details: Details) -> "Handler":  # type: ignore[override]
+        """The handler of a call, or one that refuses it.
+
+        What is not offered is UNIMPLEMENTED for everybody: clients find out that way which services there are.
+        """
         handler = self._handlers.get(handler_call_details.method)
         if handler is None:
-            return None
+            return refusal(NOT_OFFERED)
         try:
             for check in self._checks:
                 error = check(handler_call_details)

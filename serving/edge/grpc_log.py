@@ -2,14 +2,18 @@
 
 import logging
 
+from grpc import aio
 
-def keep_headers_out_of_the_log() -> None:
-    """Drop gRPC's complaints about text that is no UTF-8: they repeat the text, with a traceback, for each call.
-
-    It may be a token, or whatever else somebody sends in a path or a header. The caller is answered all the same.
-    """
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_readable)  # twice is once
+NOISE = (
+    UnicodeDecodeError,  # a path or a header that is no UTF-8. It is repeated in full, and may be a token
+    aio.InternalError,  # an answer that nobody is there to take any more
+)
 
 
-def _is_readable(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and record.exc_info[0] and issubclass(record.exc_info[0], UnicodeDecodeError))
+def keep_strangers_out_of_the_log() -> None:
+    """Drop what gRPC says, with a traceback, of each such call. Whoever still listens is answered all the same."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)  # twice is once
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], NOISE))

@@ -100,6 +100,8 @@ class GuardedServer:
                 return await answer(request, context)
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
+            except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
+                raise asyncio.CancelledError from None  # nothing of a cancelled call
             except Exception as error:
                 await abort(context, failure_of(error, method))
             finally:

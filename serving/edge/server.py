@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core import Core
-from serving.edge.grpc_log import keep_headers_out_of_the_log
+from serving.edge.grpc_log import keep_strangers_out_of_the_log
 from serving.edge.guard import GuardedServer
 from serving.edge.http2 import server_options
 from serving.edge.locks import Locks
@@ -42,7 +42,7 @@ class Edge:
     def __init__(self, core: Core, address: str, settings: Settings = PLAIN) -> None:
         self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
-        keep_headers_out_of_the_log()
+        keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
         self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers)
