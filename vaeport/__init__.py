@@ -17,19 +17,23 @@ from vaeport.errors import (
     NotFoundError,
     OverloadedError,
     PackageError,
+    PermissionDeniedError,
     SelfTestError,
     ServerError,
     SignatureError,
+    UnauthenticatedError,
     UnavailableError,
     VaeportError,
 )
 
 if TYPE_CHECKING:
     from vaeport.client import Client
+    from vaeport.credentials import TLS
     from vaeport.model import Model, load
     from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 
 __all__ = [
+    "TLS",
     "Client",
     "DeadlineExceededError",
     "DeviceError",
@@ -41,11 +45,13 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "PackageError",
+    "PermissionDeniedError",
     "Scores",
     "SelfTestError",
     "ServerError",
     "ServerInfo",
     "SignatureError",
+    "UnauthenticatedError",
     "UnavailableError",
     "VaeportError",
     "__version__",
@@ -59,6 +65,7 @@ _HOME = {
     "ModelInfo": "vaeport.results",
     "Scores": "vaeport.results",
     "ServerInfo": "vaeport.results",
+    "TLS": "vaeport.credentials",
     "load": "vaeport.model",
 }
 

@@ -1,43 +1,31 @@
 """The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vaeport import scoring
-from vaeport.arrays import as_images, as_latents
-from vaeport.errors import (
-    DeadlineExceededError,
-    InternalError,
-    InvalidInputError,
-    NotFoundError,
-    OverloadedError,
-    ServerError,
-    UnavailableError,
-    VaeportError,
-)
+from vaeport import addresses, messages
+from vaeport.channel import credentials_of, options_of
+from vaeport.credentials import TLS, check_token
+from vaeport.errors import InvalidInputError, ServerError, UnavailableError
+from vaeport.messages import Served
 from vaeport.prior import Draw
-from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
+from vaeport.results import Encoding, Scores, ServerInfo
+from vaeport.retries import DEFAULT_CONNECT_TIMEOUT_SECONDS, DEFAULT_RETRIES, Retries
+from vaeport.statuses import error_of
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import PUSHBACK_KEY, from_tensor, to_tensor
+from vaeport.wire import REQUEST_ID_KEY
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
-LOOPBACK = ("localhost:", "127.", "[::1]:")
-
-ERROR_OF: dict[grpc.StatusCode, type[VaeportError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
-    grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
-    grpc.StatusCode.CANCELLED: UnavailableError,  # by whoever closed the connection
-    grpc.StatusCode.INTERNAL: InternalError,
-}
+ROUNDS = 3  # of a call that one version of a model has to answer, all of it
 
 Response = TypeVar("Response")
 
@@ -45,35 +33,64 @@ Response = TypeVar("Response")
 class Client:
     """A connection to a vaeport server. Safe to use from several threads; close it, or use it in a `with` block.
 
+    A request that finds nobody, is cut off or refused by a server that starts or stops, or meets a full queue, is sent
+    again within its timeout; see vaeport.retries. That is safe: the same request gives the same answer.
+
     Args:
-        address: "host:port".
+        address: "host:port", "unix:PATH", "dns:///name:port", or a list of "host:port". With the last two, calls go to
+            all the addresses in turn; see vaeport.addresses.
         model: the name of the model; "" is the server's default, or its only one.
         version: a decimal string; "" is the newest, or the one that is pinned.
-        timeout: seconds until a request raises DeadlineExceededError. A call with a large array makes several requests.
+        timeout: seconds until a request raises DeadlineExceededError, all its attempts together. A call with a large
+            array makes several requests.
+        connect_timeout: seconds until the first request raises UnavailableError if nobody is at the address; at most
+            half of `timeout`. Once a server has answered, a connection that is lost may take `timeout` to come back.
+        retries: attempts after the first one, at most; 0 switches them off.
+        tls: True, or a TLS that names files: encrypted; the server's certificate is checked.
+        token: for a server that demands one. Over plain text it is sent to this machine alone, unless
+        allow_plaintext_token: it may be read on its way.
 
     Raises:
-        InvalidInputError: a timeout that is not positive and finite.
+        InvalidInputError: an argument that is not as described above, or a file of `tls` that is not what it should be.
+        OSError: a file of `tls` cannot be read.
 
     Every method that asks the server raises a ServerError when it does not succeed there.
     """
 
     def __init__(
-        self, address: str, *, model: str = "", version: str = "", timeout: float = DEFAULT_TIMEOUT_SECONDS
+        self,
+        address: str | Sequence[str],
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_SECONDS,
+        retries: int = DEFAULT_RETRIES,
+        tls: bool | TLS = False,
+        token: str = "",
+        allow_plaintext_token: bool = False,
     ) -> None:
-        if not 0 < timeout < math.inf:
-            raise InvalidInputError.of("timeout", expected="a positive number of seconds", got=timeout)
-        self.address = address
+        for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
+            if not 0 < seconds < math.inf:
+                raise InvalidInputError.of(name, expected="a positive number of seconds", got=seconds)
+        target = addresses.parse(address)
+        encryption = TLS() if tls is True else tls or None
+        check_token(token, target, encryption, plain=allow_plaintext_token)
+        self.address = target.label
         self._model = model
         self._version = version
         self._timeout = timeout
-        options = [
-            ("grpc.max_receive_message_length", -1),  # responses are as large as the rows that were asked for
-            ("grpc.enable_http_proxy", int(not address.startswith(LOOPBACK))),  # no proxy reaches this machine's own
-        ]
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._retries = Retries(retries, connect_timeout)
+        self._authorization = (("authorization", f"Bearer {token}"),) if token else ()
+        self._name, self._numbers = secrets.token_hex(6), itertools.count(1)  # the two halves of request ids
+        options = options_of(target, encryption, connect_timeout)
+        if encryption is None:
+            self._channel = grpc.insecure_channel(target.uri, options)
+        else:
+            self._channel = grpc.secure_channel(target.uri, credentials_of(encryption), options)
         self._stub = vae_pb2_grpc.VaeServiceStub(self._channel)
-        self._closed = False
-        self._cached: tuple[ModelInfo, int] | None = None
+        self._closed = threading.Event()
+        self._known: Served | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -85,18 +102,18 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; running and later calls end with UnavailableError. Closing twice is fine."""
-        self._closed = True
+        self._closed.set()
         self._channel.close()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return self._model_info().image_shape
+        """(channels, height, width), as far as this client knows; `info` asks again."""
+        return self._served().model.image_shape
 
     @property
     def latent_dim(self) -> int:
-        """The number of latent dimensions."""
-        return self._model_info().latent_dim
+        """The number of latent dimensions, as far as this client knows; `info` asks again."""
+        return self._served().model.latent_dim
 
     def info(self) -> ServerInfo:
         """Everything the server offers; with a model named, that one alone.
@@ -104,20 +121,10 @@ class Client:
         Raises:
             NotFoundError: no such model or version.
         """
-        response = self._call(self._stub.Info, vae_pb2.InfoRequest(**self._target()))
-        models = tuple(
-            ModelInfo(
-                name=model.name,
-                version=model.version,
-                image_shape=(model.image_shape[0], model.image_shape[1], model.image_shape[2]),
-                latent_dim=model.latent_dim,
-                likelihood=model.likelihood,
-                digest=model.digest,
-                providers=tuple(model.providers),
-            )
-            for model in response.models
-        )
-        return ServerInfo(models, response.limits.max_request_rows, response.server_version, response.default_model)
+        request = vae_pb2.InfoRequest(model=self._model, version=self._version)
+        info = messages.info_of(self._call(self._stub.Info, request))
+        self._known = messages.served_of(info, self._model, self._version)
+        return info
 
     def encode(self, images: ArrayLike) -> Encoding:
         """The posterior of each image.
@@ -128,14 +135,9 @@ class Client:
         Raises:
             InvalidInputError: another shape or dtype, or values outside the range.
         """
-        checked = as_images(images, self.image_shape)
-        responses = [
-            self._call(self._stub.Encode, vae_pb2.EncodeRequest(**self._target(), images=to_tensor(checked[piece])))
-            for piece in self._pieces(len(checked))
-        ]
-        mean = [_floats("mean", response.mean) for response in responses]
-        log_var = [_floats("log_var", response.log_var) for response in responses]
-        return Encoding(_join(mean), _join(log_var), responses[-1].version)
+        return messages.encoding_of(
+            self._ask(self._stub.Encode, lambda served: messages.encode_requests(served, images))
+        )
 
     def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
         """The image of each latent: float32 [N, C, H, W] in [0, 1].
@@ -146,10 +148,8 @@ class Client:
         Raises:
             InvalidInputError: another shape or dtype, or a value that is not finite.
         """
-        checked = as_latents(latents, self.latent_dim)
-        return self._images(
-            self._call(self._stub.Decode, vae_pb2.DecodeRequest(**self._target(), latents=to_tensor(checked[piece])))
-            for piece in self._pieces(len(checked))
+        return messages.images_of(
+            self._ask(self._stub.Decode, lambda served: messages.decode_requests(served, latents))
         )
 
     def sample(
@@ -167,28 +167,12 @@ class Client:
             InvalidInputError: a number outside its range.
         """
         draw = Draw.of(count, seed, first_row, temperature)
-        return self._images(
-            self._call(
-                self._stub.Sample,
-                vae_pb2.SampleRequest(
-                    **self._target(),
-                    count=piece.stop - piece.start,
-                    seed=draw.seed,
-                    first_row=draw.first_row + piece.start,
-                    temperature=float(draw.temperature),
-                ),
-            )
-            for piece in self._pieces(draw.count)
-        )
+        return messages.images_of(self._ask(self._stub.Sample, lambda served: messages.sample_requests(served, draw)))
 
     def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
         """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1]. Takes and raises what `encode` does."""
-        checked = as_images(images, self.image_shape)
-        return self._images(
-            self._call(
-                self._stub.Reconstruct, vae_pb2.ReconstructRequest(**self._target(), images=to_tensor(checked[piece]))
-            )
-            for piece in self._pieces(len(checked))
+        return messages.images_of(
+            self._ask(self._stub.Reconstruct, lambda served: messages.reconstruct_requests(served, images))
         )
 
     def score(
@@ -205,88 +189,75 @@ class Client:
         Raises:
             InvalidInputError: what `encode` raises, or a number outside its range.
         """
-        checked = as_images(images, self.image_shape)
-        sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(checked))
-        return scoring.join(
-            [
-                self._score(checked[piece], sampling.starting(piece.start))
-                for piece in self._pieces(len(checked), sampling.images_at_once(self.latent_dim))
-            ]
+        return messages.scores_of(
+            self._ask(
+                self._stub.Score,
+                lambda served: messages.score_requests(served, images, importance_samples, seed, first_row),
+            )
         )
 
-    def _score(self, images: NDArray[Any], sampling: scoring.Sampling) -> Scores:
-        request = vae_pb2.ScoreRequest(
-            **self._target(),
-            images=to_tensor(images),
-            importance_samples=sampling.samples,
-            seed=sampling.seed,
-            first_row=sampling.first_row,
-        )
-        response = self._call(self._stub.Score, request)
-        known = response.HasField("percentile")
-        return Scores(
-            reconstruction=_floats("reconstruction", response.reconstruction),
-            kl=_floats("kl", response.kl),
-            elbo=_floats("elbo", response.elbo),
-            log_likelihood=_floats("log_likelihood", response.log_likelihood),
-            percentile=_floats("percentile", response.percentile) if known else None,
-            setting=response.setting,
-            seed=response.seed,
-            version=response.version,
-        )
+    def _ask(self, method: Callable[..., Response], requests: Callable[[Served], Iterator[object]]) -> list[Response]:
+        """The responses to all the requests of a call, from one version of the model.
 
-    def _model_info(self) -> ModelInfo:
-        return self._described()[0]
+        What is known of the model may be old, since another version can take its place at any moment. So a refusal
+        holds if the server still says the same of the model, and the call begins anew if not, as it does when versions
+        change between its requests.
+        """
+        for _ in range(ROUNDS):
+            served = self._served()
+            try:
+                responses = [self._call(method, request) for request in requests(served)]
+            except InvalidInputError:
+                if not self._has_changed(served):
+                    raise
+                continue
+            versions = {response.version for response in responses}  # type: ignore[attr-defined]
+            if versions != {served.model.version}:
+                self._known = None
+            if len(versions) == 1:
+                return responses
+        raise UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
 
-    def _described(self) -> tuple[ModelInfo, int]:
-        """The model that requests go to, and the rows that one of them may have; asked for once."""
-        if self._cached is None:
-            info = self.info()
-            name = self._model or info.default_model
-            if not name:
-                names = ", ".join(model.name for model in info.models)
-                raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
-            self._cached = next(model for model in info.models if model.name == name), info.max_request_rows
-        return self._cached
+    def _served(self) -> Served:
+        """What is known of the model that requests go to; asked for if nothing is."""
+        known = self._known
+        if known is not None:
+            return known
+        info = self.info()
+        served = messages.served_of(info, self._model, self._version)
+        if served is None:
+            names = ", ".join(model.name for model in info.models)
+            raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
+        return served
 
-    def _pieces(self, rows: int, most: int | None = None) -> Iterator[slice]:
-        limit = min(self._described()[1], most or rows)
-        for start in range(0, rows, limit):
-            yield slice(start, min(start + limit, rows))
-
-    def _target(self) -> dict[str, Any]:
-        return {"model": self._model, "version": self._version}
-
-    def _images(self, responses: Iterator[Any]) -> NDArray[np.float32]:
-        return _join([_floats("images", response.images) for response in responses])
+    def _has_changed(self, served: Served) -> bool:
+        """Whether the server says something else of the model by now. If it says nothing, what it said holds."""
+        self._known = None
+        try:
+            return self._served() != served
+        except ServerError:
+            return False
 
     def _call(self, method: Callable[..., Response], request: object) -> Response:
-        if self._closed:
-            raise UnavailableError(f"{self.address}: the client is closed")
-        try:
-            return method(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise error_of(error, self.address) from error
-
-
-def error_of(error: grpc.RpcError, address: str) -> VaeportError:
-    """The one translator: what a failed call means to the caller."""
-    call = cast("grpc.Call", error)  # a finished call raises itself
-    code, text = call.code(), call.details() or ""
-    kind = ERROR_OF.get(code, ServerError)
-    if kind is OverloadedError:
-        hints = {key: value for key, value in call.trailing_metadata() or () if key == PUSHBACK_KEY}
-        return OverloadedError(text, int(hints[PUSHBACK_KEY]) / 1000 if hints else None)
-    if kind is ServerError:
-        return ServerError(f"{address}: {code.name}: {text}")
-    if kind in (UnavailableError, DeadlineExceededError):
-        return kind(f"{address}: {text}")
-    return kind(text)
-
-
-def _floats(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.float32]:
-    return from_tensor(field, tensor).astype(np.float32)  # a copy of our own: the message's bytes are read-only
-
-
-def _join(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """One request, sent until it is answered or is not to be tried again."""
+        request_id = f"{self._name}-{next(self._numbers)}"
+        metadata = ((REQUEST_ID_KEY, request_id), *self._authorization)
+        attempts = self._retries.begin(self._timeout)
+        while not self._closed.is_set():
+            try:
+                response = method(
+                    request, timeout=attempts.timeout(), wait_for_ready=attempts.wait_for_ready, metadata=metadata
+                )
+            except grpc.RpcError as failed:
+                error = error_of(failed, self.address, request_id)
+                delay = attempts.delay_after(error)
+                if delay is None and not self._closed.is_set():
+                    raise error from failed
+                self._closed.wait(delay)
+            except ValueError:  # gRPC's word for a channel that was closed a moment ago
+                if not self._closed.is_set():
+                    raise
+            else:
+                self._retries.succeeded()
+                return response
+        raise UnavailableError(f"{self.address}: the client is closed")

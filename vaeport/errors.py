@@ -7,12 +7,12 @@
     ├── PackageError             a package breaks a rule of its format; one subclass per rule, in vaeport.package
     ├── SelfTestError            this machine does not compute what a package's golden vectors say
     ├── SignatureError           a package is not signed by the key that is demanded
-    └── ServerError              the call reached for a server and did not succeed there
+    └── ServerError              the call reached for a server and did not succeed there; `request_id` is in its log
         ├── OverloadedError          its queue is full; `retry_after` says when to come back
         ├── DeadlineExceededError    no answer in time (also a TimeoutError)
         ├── UnavailableError         not there, starting or draining (also a ConnectionError)
-        ├── UnauthenticatedError     no or wrong credentials
-        ├── PermissionDeniedError    the credentials do not allow this call
+        ├── UnauthenticatedError     it does not know who is calling: no token, or a wrong or expired one
+        ├── PermissionDeniedError    it knows, and does not allow this call (also a PermissionError)
         └── InternalError            a defect of the server; the text holds an id that is in its log
 
 The same classes are raised in the server, in the client and in-process. None of them knows about gRPC: the server's
@@ -54,7 +54,16 @@ class SignatureError(VaeportError):
 
 
 class ServerError(VaeportError):
-    """A server did not answer with a result, for a reason that has no class of its own."""
+    """A server did not answer with a result, for a reason that has no class of its own.
+
+    `request_id` is the name of the call in the server's log, "" if it has none; it is shown at the end of the text.
+    """
+
+    request_id: str = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} (request {self.request_id})" if self.request_id else text
 
 
 class OverloadedError(ServerError):
@@ -74,11 +83,11 @@ class UnavailableError(ServerError, ConnectionError):
 
 
 class UnauthenticatedError(ServerError):
-    """No or wrong credentials."""
+    """The server demands a token or a client certificate that it knows, and got none, or another one."""
 
 
-class PermissionDeniedError(ServerError):
-    """The credentials do not allow this call."""
+class PermissionDeniedError(ServerError, PermissionError):
+    """The server knows who is calling, and does not let them make this call."""
 
 
 class InternalError(ServerError):

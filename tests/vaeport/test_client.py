@@ -11,7 +11,7 @@ import pytest
 import vaeport
 from tests.support import BAD_SCORE_NUMBERS, ServerProcess
 from vaeport import errors, scoring
-from vaeport.client import ERROR_OF, error_of
+from vaeport.statuses import ERROR_OF, error_of
 
 
 @pytest.fixture

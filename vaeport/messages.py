@@ -1,0 +1,159 @@
+"""Calls as messages, and messages as results: pure functions that any kind of client can use.
+
+A call with a large array is several requests, so the first group yields them one by one, for a model and within the
+limits that the server has told. The second group takes all the responses of a call.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vaeport import scoring
+from vaeport.arrays import as_images, as_latents
+from vaeport.prior import Draw
+from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
+from vaeport.v1 import vae_pb2
+from vaeport.wire import from_tensor, to_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that requests go to, as the server described it.
+
+    Attributes:
+        name: as the caller named it; "" is the server's default.
+        version: as the caller named it; "" is the newest or pinned one.
+        model: what it is now.
+        max_rows: rows in one request, at most.
+    """
+
+    name: str
+    version: str
+    model: ModelInfo
+    max_rows: int
+
+    def target(self) -> dict[str, Any]:
+        """The fields that every request begins with."""
+        return {"model": self.name, "version": self.version}
+
+    def pieces(self, rows: int, most: int | None = None) -> Iterator[slice]:
+        """The rows of each request, `most` of them if that is less than what the server takes."""
+        limit = min(self.max_rows, most or rows)
+        return (slice(start, min(start + limit, rows)) for start in range(0, rows, limit))
+
+
+def encode_requests(served: Served, images: ArrayLike) -> Iterator[vae_pb2.EncodeRequest]:
+    """As `encode` of the client; raises InvalidInputError."""
+    checked = as_images(images, served.model.image_shape)
+    for piece in served.pieces(len(checked)):
+        yield vae_pb2.EncodeRequest(**served.target(), images=to_tensor(checked[piece]))
+
+
+def decode_requests(served: Served, latents: ArrayLike) -> Iterator[vae_pb2.DecodeRequest]:
+    """As `decode` of the client; raises InvalidInputError."""
+    checked = as_latents(latents, served.model.latent_dim)
+    for piece in served.pieces(len(checked)):
+        yield vae_pb2.DecodeRequest(**served.target(), latents=to_tensor(checked[piece]))
+
+
+def sample_requests(served: Served, draw: Draw) -> Iterator[vae_pb2.SampleRequest]:
+    """As `sample` of the client."""
+    for piece in served.pieces(draw.count):
+        yield vae_pb2.SampleRequest(
+            **served.target(),
+            count=piece.stop - piece.start,
+            seed=draw.seed,
+            first_row=draw.first_row + piece.start,
+            temperature=float(draw.temperature),
+        )
+
+
+def reconstruct_requests(served: Served, images: ArrayLike) -> Iterator[vae_pb2.ReconstructRequest]:
+    """As `reconstruct` of the client; raises InvalidInputError."""
+    checked = as_images(images, served.model.image_shape)
+    for piece in served.pieces(len(checked)):
+        yield vae_pb2.ReconstructRequest(**served.target(), images=to_tensor(checked[piece]))
+
+
+def score_requests(
+    served: Served, images: ArrayLike, importance_samples: int, seed: int | None, first_row: int
+) -> Iterator[vae_pb2.ScoreRequest]:
+    """As `score` of the client; raises InvalidInputError."""
+    checked = as_images(images, served.model.image_shape)
+    sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(checked))
+    for piece in served.pieces(len(checked), sampling.images_at_once(served.model.latent_dim)):
+        yield vae_pb2.ScoreRequest(
+            **served.target(),
+            images=to_tensor(checked[piece]),
+            importance_samples=sampling.samples,
+            seed=sampling.seed,
+            first_row=sampling.starting(piece.start).first_row,
+        )
+
+
+def info_of(response: vae_pb2.InfoResponse) -> ServerInfo:
+    """What a server offers."""
+    models = tuple(
+        ModelInfo(
+            name=model.name,
+            version=model.version,
+            image_shape=(model.image_shape[0], model.image_shape[1], model.image_shape[2]),
+            latent_dim=model.latent_dim,
+            likelihood=model.likelihood,
+            digest=model.digest,
+            providers=tuple(model.providers),
+        )
+        for model in response.models
+    )
+    return ServerInfo(models, response.limits.max_request_rows, response.server_version, response.default_model)
+
+
+def served_of(info: ServerInfo, name: str, version: str) -> Served | None:
+    """The model that a name and version mean there; None if a name is needed."""
+    wanted = name or info.default_model
+    model = next((model for model in info.models if model.name == wanted), None)
+    return None if model is None else Served(name, version, model, info.max_request_rows)
+
+
+def encoding_of(responses: Sequence[vae_pb2.EncodeResponse]) -> Encoding:
+    """The posteriors of all the images."""
+    mean = [_floats("mean", response.mean) for response in responses]
+    log_var = [_floats("log_var", response.log_var) for response in responses]
+    return Encoding(_join(mean), _join(log_var), responses[-1].version)
+
+
+def images_of(
+    responses: "Sequence[vae_pb2.DecodeResponse | vae_pb2.SampleResponse | vae_pb2.ReconstructResponse]",
+) -> NDArray[np.float32]:
+    """All the images, [N, C, H, W]."""
+    return _join([_floats("images", response.images) for response in responses])
+
+
+def scores_of(responses: Sequence[vae_pb2.ScoreResponse]) -> Scores:
+    """The scores of all the images."""
+    return scoring.join([_scores(response) for response in responses])
+
+
+def _scores(response: vae_pb2.ScoreResponse) -> Scores:
+    known = response.HasField("percentile")
+    return Scores(
+        reconstruction=_floats("reconstruction", response.reconstruction),
+        kl=_floats("kl", response.kl),
+        elbo=_floats("elbo", response.elbo),
+        log_likelihood=_floats("log_likelihood", response.log_likelihood),
+        percentile=_floats("percentile", response.percentile) if known else None,
+        setting=response.setting,
+        seed=response.seed,
+        version=response.version,
+    )
+
+
+def _floats(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.float32]:
+    return from_tensor(field, tensor).astype(np.float32)  # a copy of our own: the message's bytes are read-only
+
+
+def _join(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

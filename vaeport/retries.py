@@ -1,0 +1,145 @@
+"""Which failure of a call is tried again, and when. Pure: a client asks, sleeps and calls; nothing here does.
+
+Every call of the service is idempotent: the same request gives the same answer, samples too, since the client draws the
+seed before the first attempt. So whatever became of an attempt, another one does no harm. Tried again are
+
+* UnavailableError: the connection was refused or lost, or the server is starting, stopping or draining, whether it
+  said so or cut the call;
+* OverloadedError with a hint (`retry_after`), not before the time it names. Without one it is no queue that is full,
+  but a message that is too large, and stays so.
+
+An attempt after UnavailableError waits for a connection (gRPC's `wait_for_ready`), or it would fail at once, for as
+long as the channel pauses between its own attempts to connect. How long it waits depends on whether any server has
+answered this client before. If so, the address is right, and a restart that is shorter than the call's deadline fails no call.
+If not, the address may be wrong: after `connect_timeout` one last attempt that does not wait says what is the matter.
+
+Four things bound it: the deadline of the call, which all attempts share; `retries` per call; full jitter under an
+exponential cap, so that callers who failed together do not come back together; and a budget per client, so that an
+outage is not multiplied: a retry takes a token, a success gives a tenth of one back, and without tokens there is no
+retry. It holds enough for every call of a busy connection that is lost, several times over.
+"""
+
+import random
+import time
+from collections.abc import Callable
+
+from vaeport.errors import DeadlineExceededError, InvalidInputError, OverloadedError, UnavailableError, VaeportError
+
+DEFAULT_RETRIES = 4
+DEFAULT_CONNECT_TIMEOUT_SECONDS = 5.0
+FIRST_DELAY_SECONDS = 0.05  # the cap of the first delay; it doubles with each attempt
+MAX_DELAY_SECONDS = 1.0
+BUDGET_TOKENS = 1000.0
+TOKENS_PER_SUCCESS = 0.1
+
+
+class Retries:
+    """What the calls of one client share. Safe to use from several threads.
+
+    Args:
+        retries: attempts after the first one, at most; 0 switches them off.
+        connect_timeout: seconds that a call waits for the first connection, but at most half of its own timeout.
+        clock: seconds, monotonic.
+        uniform: a random number between two others.
+
+    Raises:
+        InvalidInputError: a number outside its range.
+    """
+
+    def __init__(
+        self,
+        retries: int = DEFAULT_RETRIES,
+        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_SECONDS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        if retries < 0:
+            raise InvalidInputError.of("retries", expected="at least 0", got=retries)
+        self.retries = retries
+        self.connect_timeout = connect_timeout
+        self.clock = clock
+        self.uniform = uniform
+        self.answered = False  # by any server, ever
+        self._tokens = BUDGET_TOKENS
+
+    def begin(self, timeout: float) -> "Attempts":
+        """The attempts of a call that may take `timeout` seconds from now, all together."""
+        return Attempts(self, timeout)
+
+    def take_token(self) -> bool:
+        """Pay for a retry, if there is something left. Two threads that race here cost a token, which does no harm."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def succeeded(self) -> None:
+        """A call has its answer."""
+        self.answered = True
+        if self._tokens < BUDGET_TOKENS:
+            self._tokens = min(BUDGET_TOKENS, self._tokens + TOKENS_PER_SUCCESS)
+
+
+class Attempts:
+    """The attempts of one call, made with `Retries.begin`.
+
+    Each is made with `timeout()` and `wait_for_ready`; after each that failed, `delay_after` says what to do.
+    """
+
+    __slots__ = ("_before", "_began", "_connecting", "_deadline", "_last", "_made", "_shared", "wait_for_ready")
+
+    def __init__(self, shared: Retries, timeout: float) -> None:
+        self._shared = shared
+        self._began = shared.clock()
+        self._deadline = self._began + timeout
+        self._made = 0  # retries
+        self._connecting = False  # the attempt under way has time to connect, not to be computed
+        self._last = False
+        self._before: VaeportError | None = None  # why there was more than one attempt
+        self.wait_for_ready = False
+
+    def timeout(self) -> float:
+        """Seconds that the next attempt may take."""
+        now = self._shared.clock()
+        self._connecting = self.wait_for_ready and not self._shared.answered
+        return max(0.0, (self._connect_deadline() if self._connecting else self._deadline) - now)
+
+    def delay_after(self, error: VaeportError) -> float | None:
+        """Seconds to wait before the next attempt; None: `error` is final, and says what came before it."""
+        if self._connecting and isinstance(error, DeadlineExceededError):
+            return self._tell_why()
+        if not isinstance(error, UnavailableError | DeadlineExceededError):
+            self._shared.answered = True
+        if isinstance(error, DeadlineExceededError) and self._before is not None:
+            error.args = (f"{error.args[0]}; before that, {self._before.args[0]}",)
+        if self._last or self._made >= self._shared.retries or not _is_retryable(error):
+            return None
+        delay = self._backoff() + (getattr(error, "retry_after", None) or 0.0)
+        self.wait_for_ready = self.wait_for_ready or isinstance(error, UnavailableError)
+        if self._shared.clock() + delay >= self._end() or not self._shared.take_token():
+            return None
+        self._made += 1
+        self._before = error
+        return delay
+
+    def _tell_why(self) -> float:
+        self._last, self.wait_for_ready = True, False
+        return 0.0
+
+    def _backoff(self) -> float:
+        cap = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0**self._made)
+        return self._shared.uniform(0.0, cap)
+
+    def _end(self) -> float:
+        """When it is too late to begin another attempt."""
+        return self._connect_deadline() if self.wait_for_ready and not self._shared.answered else self._deadline
+
+    def _connect_deadline(self) -> float:
+        return self._began + min(self._shared.connect_timeout, (self._deadline - self._began) / 2)
+
+
+def _is_retryable(error: VaeportError) -> bool:
+    if isinstance(error, OverloadedError):
+        return error.retry_after is not None
+    return isinstance(error, UnavailableError)
