@@ -1,4 +1,8 @@
-"""How a channel is made: what both kinds of client pass to gRPC."""
+"""How a channel is made: what both kinds of client pass to gRPC.
+
+gRPC's own retries stay as they are: without a policy, which is not set here, they send again only what no server has
+seen, so they do not multiply with those of vaeport.retries.
+"""
 
 import json
 from typing import Any

@@ -53,14 +53,22 @@ def sample(options: argparse.Namespace) -> None:
 
 def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Client | Model]":
     if options.package is not None:
-        if options.model or options.timeout != DEFAULT_TIMEOUT:
-            raise InvalidInputError("--model and --timeout are for a server; a --package is one model, in this process")
+        if _encrypted(options) or options.token_file or options.model or options.timeout != DEFAULT_TIMEOUT:
+            flags = "--model, --timeout, --token-file and those of TLS"
+            raise InvalidInputError(f"{flags} are for a server; a --package is one model, in this process")
         from vaeport.model import load
 
         return contextlib.nullcontext(load(options.package))
     from vaeport.client import Client
+    from vaeport.credentials import TLS
 
-    return Client(options.server, model=options.model, timeout=options.timeout)
+    tls = TLS(options.ca, options.cert, options.key) if _encrypted(options) else False
+    token = options.token_file.read_text().strip() if options.token_file else ""
+    return Client(options.server, model=options.model, timeout=options.timeout, tls=tls, token=token)
+
+
+def _encrypted(options: argparse.Namespace) -> bool:
+    return bool(options.tls or options.ca or options.cert or options.key)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,10 +78,19 @@ def _parser() -> argparse.ArgumentParser:
 
     source = argparse.ArgumentParser(add_help=False)
     where = source.add_mutually_exclusive_group()
-    where.add_argument("--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="ask a server (%(default)s)")
+    where.add_argument(
+        "--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="ask a server (%(default)s), or unix:PATH"
+    )
     where.add_argument("--package", type=Path, metavar="PATH", help="compute here, with this package and no server")
     source.add_argument("--model", default="", help="name of the model on a server with several")
     source.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for each request (%(default)s)")
+    source.add_argument("--tls", action="store_true", help="encrypt, and check the server's certificate")
+    source.add_argument(
+        "--ca", type=Path, metavar="PEM", help="TLS, with the certificates that the server's descends from"
+    )
+    source.add_argument("--cert", type=Path, metavar="PEM", help="TLS, with this certificate of ours; needs --key")
+    source.add_argument("--key", type=Path, metavar="PEM", help="the private key of --cert")
+    source.add_argument("--token-file", type=Path, metavar="PATH", help="a file with the token to show to the server")
 
     command = commands.add_parser("info", parents=[source], help="what there is to ask", description=info.__doc__)
     command.set_defaults(command=info)

@@ -10,8 +10,9 @@ seed before the first attempt. So whatever became of an attempt, another one doe
 
 An attempt after UnavailableError waits for a connection (gRPC's `wait_for_ready`), or it would fail at once, for as
 long as the channel pauses between its own attempts to connect. How long it waits depends on whether any server has
-answered this client before. If so, the address is right, and a restart that is shorter than the call's deadline fails no call.
-If not, the address may be wrong: after `connect_timeout` one last attempt that does not wait says what is the matter.
+answered this client before. If so, the address is right, and a restart that is shorter than the call's deadline fails
+no call. If not, the address may be wrong: after `connect_timeout` one last attempt that does not wait says what is the
+matter.
 
 Four things bound it: the deadline of the call, which all attempts share; `retries` per call; full jitter under an
 exponential cap, so that callers who failed together do not come back together; and a budget per client, so that an
@@ -128,7 +129,7 @@ class Attempts:
         return 0.0
 
     def _backoff(self) -> float:
-        cap = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0**self._made)
+        cap = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(self._made, 64))
         return self._shared.uniform(0.0, cap)
 
     def _end(self) -> float:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
 import vaeport
 from tests.support import ServerProcess
+from tests.vaeport.certificates import Authority
+from tests.vaeport.scripted_server import scripted
 from vaeport.cli import main
 from vaeport.pictures import save_grid
 
@@ -50,7 +53,15 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
     [
         (["info", "--server", "127.0.0.1:1"], "127.0.0.1:1: failed to connect"),
         (["info", "--package", "/nowhere"], "/nowhere: no such folder"),
-        (["info", "--package", "PACKAGE", "--model", "x"], "--model and --timeout are for a server"),
+        (
+            ["info", "--package", "PACKAGE", "--model", "x"],
+            "--model, --timeout, --token-file and those of TLS are for a server",
+        ),
+        (["info", "--package", "PACKAGE", "--ca", "x"], "those of TLS are for a server"),
+        (["info", "--cert", "x"], "TLS: cert and key belong together"),
+        (["info", "--ca", "/nowhere.pem"], "No such file or directory: '/nowhere.pem'"),
+        (["info", "--token-file", "/nowhere"], "No such file or directory: '/nowhere'"),
+        (["info", "--server", "localhost"], "address: expected host:port"),
         (["sample", "--package", "PACKAGE", "-n", "0"], "count: expected at least 1 row"),
         (["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"], "No such file or directory"),
         (["sample", "--package", "PACKAGE", "-o", "grid.unknown"], "path: expected a suffix such as .png"),
@@ -65,6 +76,17 @@ def test_an_error_is_one_line_and_exit_status_1(
     assert captured.err.startswith("vaeport: error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_tls_and_a_token_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority, token = Authority(tmp_path), tmp_path / "token"
+    signed = authority.sign("localhost")
+    token.write_text("open-sesame\n")
+    credentials = grpc.ssl_server_credentials([(signed.key.read_bytes(), signed.cert.read_bytes())])
+    with scripted(address="localhost:0", credentials=credentials) as (address, server):
+        assert main(["info", "--server", address, "--ca", str(authority.ca), "--token-file", str(token)]) == 0
+    assert capsys.readouterr().out.startswith("toy version 1: images 1x2x2")
+    assert server.info_metadata["authorization"] == "Bearer open-sesame"
 
 
 def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:

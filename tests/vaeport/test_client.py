@@ -4,14 +4,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
 import vaeport
 from tests.support import BAD_SCORE_NUMBERS, ServerProcess
 from vaeport import errors, scoring
-from vaeport.statuses import ERROR_OF, error_of
 
 
 @pytest.fixture
@@ -179,34 +177,3 @@ def test_no_answer_in_time_is_a_timeout() -> None:
         with vaeport.Client(address, timeout=0.3) as client, pytest.raises(TimeoutError, match=address) as late:
             client.sample(1)
     assert isinstance(late.value, errors.DeadlineExceededError)
-
-
-class FakeCall(grpc.RpcError):
-    """A failed call, as grpc raises it."""
-
-    def __init__(self, code: grpc.StatusCode, trailing_metadata: tuple[tuple[str, str], ...] = ()) -> None:
-        self._code, self._metadata = code, trailing_metadata
-
-    def code(self) -> grpc.StatusCode:
-        return self._code
-
-    def details(self) -> str:
-        return "the details"
-
-    def trailing_metadata(self) -> Any:
-        return self._metadata
-
-
-@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_every_status_becomes_an_error_of_the_tree(code: grpc.StatusCode) -> None:
-    error = error_of(FakeCall(code), "host:1")
-    assert type(error) is ERROR_OF.get(code, errors.ServerError)
-    assert "the details" in str(error)
-    if type(error) is errors.ServerError:
-        assert code.name in str(error)
-
-
-def test_the_retry_hint_of_a_full_server_reaches_the_caller() -> None:
-    error = error_of(FakeCall(grpc.StatusCode.RESOURCE_EXHAUSTED, (("grpc-retry-pushback-ms", "250"),)), "host:1")
-    assert isinstance(error, errors.OverloadedError)
-    assert error.retry_after == 0.25

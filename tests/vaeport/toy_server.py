@@ -25,29 +25,40 @@ GRACE_SECONDS = 0.5
 SHAPE = (1, 2, 2)
 
 
-class Toy(vae_pb2_grpc.VaeServiceServicer):
-    """Info and Encode."""
+def described(version: str, shape: tuple[int, ...] = SHAPE, max_rows: int = 100) -> vae_pb2.InfoResponse:
+    """One model, `toy`."""
+    model = vae_pb2.ModelInfo(name="toy", version=version, image_shape=shape, latent_dim=1)
+    limits = vae_pb2.Limits(max_request_rows=max_rows)
+    return vae_pb2.InfoResponse(models=[model], limits=limits, default_model="toy")
 
-    def __init__(self, version: str = "1", seconds: float = 0.0) -> None:
+
+def encoded(request: vae_pb2.EncodeRequest, version: str) -> vae_pb2.EncodeResponse:
+    """The first pixel of each image."""
+    first = to_tensor(from_tensor("images", request.images)[:, 0, 0, :1].astype(np.float32))
+    return vae_pb2.EncodeResponse(model="toy", version=version, mean=first, log_var=first)
+
+
+class Toy(vae_pb2_grpc.VaeServiceServicer):
+    """Info and Encode, which takes a while."""
+
+    def __init__(self, version: str, seconds: float) -> None:
         self.version, self.seconds = version, seconds
 
     async def Info(self, request: vae_pb2.InfoRequest, context: Any) -> vae_pb2.InfoResponse:  # noqa: N802
-        """One model, `toy`."""
-        model = vae_pb2.ModelInfo(name="toy", version=self.version, image_shape=SHAPE, latent_dim=1)
-        limits = vae_pb2.Limits(max_request_rows=100)
-        return vae_pb2.InfoResponse(models=[model], limits=limits, default_model="toy")
+        """At once."""
+        return described(self.version)
 
     async def Encode(self, request: vae_pb2.EncodeRequest, context: Any) -> vae_pb2.EncodeResponse:  # noqa: N802
-        """The first pixel of each image, after a while."""
+        """After a while."""
         await asyncio.sleep(self.seconds)
-        first = to_tensor(from_tensor("images", request.images)[:, 0, 0, :1].astype(np.float32))
-        return vae_pb2.EncodeResponse(model="toy", version=self.version, mean=first, log_var=first)
+        return encoded(request, self.version)
 
 
 async def serve(address: str, version: str, seconds: float) -> None:
     """Until SIGTERM."""
+    toy = Toy(version, seconds)  # type: ignore[abstract]  # what it lacks is UNIMPLEMENTED
     server = aio.server(options=[("grpc.so_reuseport", 1)])
-    vae_pb2_grpc.add_VaeServiceServicer_to_server(Toy(version, seconds), server)
+    vae_pb2_grpc.add_VaeServiceServicer_to_server(toy, server)
     port = server.add_insecure_port(address)
     await server.start()
     stop = asyncio.Event()
