@@ -63,8 +63,15 @@ def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[C
     from vaeport.credentials import TLS
 
     tls = TLS(options.ca, options.cert, options.key) if _encrypted(options) else False
-    token = options.token_file.read_text().strip() if options.token_file else ""
+    token = _read_token(options.token_file) if options.token_file else ""
     return Client(options.server, model=options.model, timeout=options.timeout, tls=tls, token=token)
+
+
+def _read_token(path: Path) -> str:
+    token = path.read_text(errors="replace").strip()
+    if not token:
+        raise InvalidInputError.of("--token-file", expected="a token", got=f"nothing in {path}")
+    return token
 
 
 def _encrypted(options: argparse.Namespace) -> bool:

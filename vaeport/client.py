@@ -44,7 +44,7 @@ class Client:
         timeout: seconds until a request raises DeadlineExceededError, all its attempts together. A call with a large
             array makes several requests.
         connect_timeout: seconds until the first request raises UnavailableError if nobody is at the address; at most
-            half of `timeout`. Once a server has answered, a connection that is lost may take `timeout` to come back.
+            half of `timeout`. Once a server has answered, a connection that is lost has almost `timeout` to come back.
         retries: attempts after the first one, at most; 0 switches them off.
         tls: True, or a TLS that names files: encrypted; the server's certificate is checked.
         token: for a server that demands one. Over plain text it is sent to this machine alone, unless

@@ -10,9 +10,9 @@ seed before the first attempt. So whatever became of an attempt, another one doe
 
 An attempt after UnavailableError waits for a connection (gRPC's `wait_for_ready`), or it would fail at once, for as
 long as the channel pauses between its own attempts to connect. How long it waits depends on whether any server has
-answered this client before. If so, the address is right, and a restart that is shorter than the call's deadline fails
-no call. If not, the address may be wrong: after `connect_timeout` one last attempt that does not wait says what is the
-matter.
+answered this client before. If so, the address is right, and it waits until shortly before the deadline: a restart that
+is shorter fails no call. If not, the address may be wrong, and it waits for `connect_timeout`. Then one last attempt
+that does not wait says what is the matter, which a deadline that passes would not.
 
 Four things bound it: the deadline of the call, which all attempts share; `retries` per call; full jitter under an
 exponential cap, so that callers who failed together do not come back together; and a budget per client, so that an
@@ -30,6 +30,7 @@ DEFAULT_RETRIES = 4
 DEFAULT_CONNECT_TIMEOUT_SECONDS = 5.0
 FIRST_DELAY_SECONDS = 0.05  # the cap of the first delay; it doubles with each attempt
 MAX_DELAY_SECONDS = 1.0
+LAST_WORD_SECONDS = 0.5  # kept for the last attempt, but at most a tenth of the time
 BUDGET_TOKENS = 1000.0
 TOKENS_PER_SUCCESS = 0.1
 
@@ -88,14 +89,14 @@ class Attempts:
     Each is made with `timeout()` and `wait_for_ready`; after each that failed, `delay_after` says what to do.
     """
 
-    __slots__ = ("_before", "_began", "_connecting", "_deadline", "_last", "_made", "_shared", "wait_for_ready")
+    __slots__ = ("_before", "_began", "_deadline", "_last", "_made", "_shared", "_waits", "wait_for_ready")
 
     def __init__(self, shared: Retries, timeout: float) -> None:
         self._shared = shared
         self._began = shared.clock()
         self._deadline = self._began + timeout
         self._made = 0  # retries
-        self._connecting = False  # the attempt under way has time to connect, not to be computed
+        self._waits = False  # the attempt under way waits for a connection, and must not take all the time
         self._last = False
         self._before: VaeportError | None = None  # why there was more than one attempt
         self.wait_for_ready = False
@@ -103,12 +104,12 @@ class Attempts:
     def timeout(self) -> float:
         """Seconds that the next attempt may take."""
         now = self._shared.clock()
-        self._connecting = self.wait_for_ready and not self._shared.answered
-        return max(0.0, (self._connect_deadline() if self._connecting else self._deadline) - now)
+        self._waits = self.wait_for_ready
+        return max(0.0, self._end() - now)
 
     def delay_after(self, error: VaeportError) -> float | None:
         """Seconds to wait before the next attempt; None: `error` is final, and says what came before it."""
-        if self._connecting and isinstance(error, DeadlineExceededError):
+        if self._waits and isinstance(error, DeadlineExceededError):
             return self._tell_why()
         if not isinstance(error, UnavailableError | DeadlineExceededError):
             self._shared.answered = True
@@ -133,11 +134,13 @@ class Attempts:
         return self._shared.uniform(0.0, cap)
 
     def _end(self) -> float:
-        """When it is too late to begin another attempt."""
-        return self._connect_deadline() if self.wait_for_ready and not self._shared.answered else self._deadline
-
-    def _connect_deadline(self) -> float:
-        return self._began + min(self._shared.connect_timeout, (self._deadline - self._began) / 2)
+        """When the next attempt must be over, or for one that waits, when the last one must begin."""
+        if not self.wait_for_ready:
+            return self._deadline
+        total = self._deadline - self._began
+        if self._shared.answered:
+            return self._deadline - min(LAST_WORD_SECONDS, total / 10)
+        return self._began + min(self._shared.connect_timeout, total / 2)
 
 
 def _is_retryable(error: VaeportError) -> bool:

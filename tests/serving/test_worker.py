@@ -32,7 +32,7 @@ def test_a_lost_device_refuses_all_who_wait_and_ends_the_process(models: Path) -
     with (
         Popen(command, cwd=ROOT, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as worker,
         ThreadPoolExecutor() as callers,
-        vaeport.Client(address) as client,
+        vaeport.Client(address, retries=0) as client,
     ):
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 
 from tests.vaeport.toy_server import described, encoded
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
@@ -66,12 +68,17 @@ class Scripted(vae_pb2_grpc.VaeServiceServicer):
 
 @contextlib.contextmanager
 def scripted(
-    *steps: Step, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+    *steps: Step,
+    address: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+    health: HealthServicer | None = None,
 ) -> Iterator[tuple[str, Scripted]]:
     """A server that follows the steps, and where it is."""
     script = Scripted(*(steps or (answer,)))  # type: ignore[abstract]  # what it lacks is UNIMPLEMENTED
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     vae_pb2_grpc.add_VaeServiceServicer_to_server(script, server)
+    if health is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     try:

@@ -61,6 +61,7 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
         (["info", "--cert", "x"], "TLS: cert and key belong together"),
         (["info", "--ca", "/nowhere.pem"], "No such file or directory: '/nowhere.pem'"),
         (["info", "--token-file", "/nowhere"], "No such file or directory: '/nowhere'"),
+        (["info", "--token-file", "/dev/null"], "--token-file: expected a token, got nothing in /dev/null"),
         (["info", "--server", "localhost"], "address: expected host:port"),
         (["sample", "--package", "PACKAGE", "-n", "0"], "count: expected at least 1 row"),
         (["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"], "No such file or directory"),

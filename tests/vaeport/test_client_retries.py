@@ -11,6 +11,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1.health import HealthServicer
 
 import vaeport
 from tests.vaeport.scripted_server import Scripted, Step, answer, fail, scripted
@@ -107,6 +108,25 @@ def test_one_of_two_servers_is_restarted_under_load_and_no_call_fails(start: Sta
     assert load.errors == []
 
 
+def test_a_server_that_says_it_is_not_ready_gets_no_calls_while_another_is(start: Start) -> None:
+    one, two = HealthServicer(), HealthServicer()
+    with (
+        scripted(health=one) as (first, draining),
+        scripted(health=two) as (second, serving),
+        vaeport.Client([first, second]) as client,
+    ):
+        while not (draining.requests and serving.requests):
+            encode(client)
+        one.enter_graceful_shutdown()
+        calls, end = -1, time.monotonic() + 60
+        while calls != len(draining.requests):  # until word is around
+            assert time.monotonic() < end
+            calls = len(draining.requests)
+            for _ in range(20):
+                encode(client)
+        assert serving.requests
+
+
 def test_the_only_server_is_gone_for_a_while_and_no_call_fails(start: Start) -> None:
     server = start()
     with vaeport.Client(server.address, connect_timeout=0.2) as client, Load(client) as load:
@@ -116,6 +136,17 @@ def test_the_only_server_is_gone_for_a_while_and_no_call_fails(start: Start) -> 
         start(server.address)
         load.wait_for_answers()
     assert load.errors == []
+
+
+def test_a_server_that_does_not_come_back_is_unavailable_at_the_deadline(start: Start) -> None:
+    server = start()
+    with vaeport.Client(server.address, timeout=1, connect_timeout=0.2) as client:
+        assert encode(client) == 255
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(vaeport.UnavailableError, match="Connection refused"):
+            encode(client)
+        assert 0.5 < time.monotonic() - began < 10
 
 
 def test_a_server_that_starts_after_the_call_is_waited_for() -> None:

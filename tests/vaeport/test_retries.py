@@ -7,6 +7,7 @@ import pytest
 from vaeport import errors
 from vaeport.retries import BUDGET_TOKENS, TOKENS_PER_SUCCESS, Attempts, Retries
 
+FULL = errors.OverloadedError("full", retry_after=0.0)
 GONE = errors.UnavailableError("gone")
 LATE = errors.DeadlineExceededError("too late")
 
@@ -99,11 +100,11 @@ def test_all_attempts_share_one_deadline(make: Make, clock: Clock) -> None:
     attempts = make().begin(10)
     assert attempts.timeout() == 10
     clock.now += 4
-    assert attempts.delay_after(GONE) == 0.05
+    attempts.delay_after(FULL)
     assert attempts.timeout() == 6
     clock.now += 5.95
     assert attempts.timeout() == pytest.approx(0.05)
-    assert attempts.delay_after(GONE) is None
+    assert attempts.delay_after(FULL) is None
     clock.now += 1
     assert attempts.timeout() == 0
 
@@ -111,16 +112,24 @@ def test_all_attempts_share_one_deadline(make: Make, clock: Clock) -> None:
 def test_only_an_attempt_after_unavailable_waits_for_a_connection(make: Make) -> None:
     attempts = make().begin(30)
     assert not attempts.wait_for_ready
-    attempts.delay_after(errors.OverloadedError("full", retry_after=0.0))
+    attempts.delay_after(FULL)
     assert not attempts.wait_for_ready
     attempts.delay_after(GONE)
     assert attempts.wait_for_ready
 
 
-def test_after_an_answer_a_connection_may_take_the_whole_deadline_to_come_back(make: Make) -> None:
-    attempts = make().begin(30)
+@pytest.mark.parametrize(("seconds", "waits"), [(30, 29.5), (1, 0.9)])
+def test_after_an_answer_a_connection_may_take_almost_the_deadline_to_come_back(
+    make: Make, clock: Clock, seconds: float, waits: float
+) -> None:
+    attempts = make().begin(seconds)
     attempts.delay_after(GONE)
-    assert attempts.timeout() == 30
+    assert attempts.timeout() == pytest.approx(waits)
+    clock.now += waits
+    assert attempts.delay_after(LATE) == 0
+    assert attempts.timeout() == pytest.approx(seconds - waits)
+    assert not attempts.wait_for_ready
+    assert attempts.delay_after(GONE) is None
 
 
 def test_before_any_answer_a_connection_has_its_own_time_and_then_one_attempt_says_why(
@@ -175,9 +184,12 @@ def test_silence_is_no_answer(make: Make) -> None:
 def test_a_deadline_that_passes_says_what_came_before(make: Make, clock: Clock) -> None:
     attempts = make().begin(30)
     attempts.delay_after(GONE)
-    clock.now += 30
+    clock.now += attempts.timeout()
+    attempts.delay_after(LATE)
+    clock.now += attempts.timeout()
     late = errors.DeadlineExceededError("too late")
     assert attempts.delay_after(late) is None
+    assert clock.now == 130
     assert str(late) == "too late; before that, gone"
 
 
