@@ -17,6 +17,7 @@ Options = list[tuple[str, Any]]
 
 RECONNECT_MS = 100  # the least that gRPC takes; it multiplies by 1.6 up to the most, with jitter
 MAX_RECONNECT_MS = 1000
+MAX_CONNECT_SECONDS = 3600  # gRPC's numbers have 32 bits
 RESOLVE_AGAIN_MS = 2000  # names are looked up again when a connection is lost, at most this often
 ROUND_ROBIN = json.dumps(
     {
@@ -42,7 +43,7 @@ def options_of(target: Target, tls: TLS | None, connect_timeout: float) -> Optio
         ("grpc.enable_http_proxy", int(not target.direct)),  # no proxy reaches this machine's own
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", max(RECONNECT_MS, int(connect_timeout * 1000))),
+        ("grpc.min_reconnect_backoff_ms", max(RECONNECT_MS, int(min(connect_timeout, MAX_CONNECT_SECONDS) * 1000))),
         ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_AGAIN_MS),
     ]
     if target.balanced:

@@ -47,8 +47,8 @@ class Client:
             half of `timeout`. Once a server has answered, a connection that is lost has almost `timeout` to come back.
         retries: attempts after the first one, at most; 0 switches them off.
         tls: True, or a TLS that names files: encrypted; the server's certificate is checked.
-        token: for a server that demands one. Over plain text it is sent to this machine alone, unless
-        allow_plaintext_token: it may be read on its way.
+        token: for a server that demands one. Without TLS it goes to this machine alone.
+        allow_plaintext_token: send it without TLS all the same, for everyone on the way to read.
 
     Raises:
         InvalidInputError: an argument that is not as described above, or a file of `tls` that is not what it should be.

@@ -9,6 +9,7 @@ import pytest
 
 import vaeport
 from tests.support import BAD_SCORE_NUMBERS, ServerProcess
+from tests.vaeport.scripted_server import scripted
 from vaeport import errors, scoring
 
 
@@ -150,16 +151,43 @@ def test_a_closed_client_says_so(server: ServerProcess) -> None:
         client.info()
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_timeout_is_positive_and_finite(timeout: float) -> None:
-    with pytest.raises(errors.InvalidInputError, match="timeout: expected a positive number of seconds"):
-        vaeport.Client("127.0.0.1:1", timeout=timeout)
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_is_positive_and_finite(name: str, seconds: float) -> None:
+    with pytest.raises(errors.InvalidInputError, match=f"^{name}: expected a positive number of seconds"):
+        vaeport.Client("127.0.0.1:1", **{name: seconds})  # type: ignore[arg-type]
 
 
-def test_this_machine_is_reached_without_a_proxy(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["{}", "dns:///{}", "localhost:{port}", ["{}"], ["{}", "127.0.0.1:1"]])
+def test_this_machine_is_reached_without_a_proxy(
+    form: str | list[str], server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    with vaeport.Client(server.address) as client:
+    port = server.address.rpartition(":")[2]
+    forms = [text.format(server.address, port=port) for text in ([form] if isinstance(form, str) else form)]
+    with vaeport.Client(forms[0] if isinstance(form, str) else forms) as client:
+        assert client.info().models
+
+
+def test_a_socket_file_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with scripted(address=f"unix:{tmp_path}/s") as (address, _), vaeport.Client(address, token="t") as client:  # noqa: S106
+        assert client.info().models
+
+
+def test_calls_go_to_all_addresses_in_turn() -> None:
+    with scripted() as (one, first), scripted() as (two, second), vaeport.Client([one, two]) as client:
+        while not (first.requests and second.requests):
+            client.encode(np.zeros((2, 2), np.uint8))
+        before = len(first.requests), len(second.requests)
+        for _ in range(10):
+            client.encode(np.zeros((2, 2), np.uint8))
+        assert (len(first.requests), len(second.requests)) == (before[0] + 5, before[1] + 5)
+
+
+def test_a_very_long_time_to_connect_is_one_too() -> None:
+    with scripted() as (address, _), vaeport.Client(address, connect_timeout=1e9) as client:
         assert client.info().models
 
 

@@ -129,7 +129,7 @@ def test_a_server_that_says_it_is_not_ready_gets_no_calls_while_another_is(start
 
 def test_the_only_server_is_gone_for_a_while_and_no_call_fails(start: Start) -> None:
     server = start()
-    with vaeport.Client(server.address, connect_timeout=0.2) as client, Load(client) as load:
+    with vaeport.Client(server.address, connect_timeout=0.5) as client, Load(client) as load:
         load.wait_for_answers()
         server.kill()
         time.sleep(1)  # more than the time to connect, which is for addresses that may be wrong
@@ -140,13 +140,13 @@ def test_the_only_server_is_gone_for_a_while_and_no_call_fails(start: Start) -> 
 
 def test_a_server_that_does_not_come_back_is_unavailable_at_the_deadline(start: Start) -> None:
     server = start()
-    with vaeport.Client(server.address, timeout=1, connect_timeout=0.2) as client:
+    with vaeport.Client(server.address, timeout=2, connect_timeout=0.5) as client:
         assert encode(client) == 255
         server.kill()
         began = time.monotonic()
         with pytest.raises(vaeport.UnavailableError, match="Connection refused"):
             encode(client)
-        assert 0.5 < time.monotonic() - began < 10
+        assert 1 < time.monotonic() - began < 15
 
 
 def test_a_server_that_starts_after_the_call_is_waited_for() -> None:
