@@ -61,8 +61,8 @@ class Settings:
 
     max_connection_age_seconds: float = 60.0
     """Seconds after which a connection is asked to come anew; its calls may end. So callers spread over the workers,
-    and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks: calls
-    that are on their way when a worker is replaced may end as CANCELLED, which our client tries again."""
+    and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks:
+    calls that are on their way when a worker is replaced may end as CANCELLED, which our client tries again."""
 
     max_connection_idle_seconds: float = 0.0
     """Seconds without a call after which a connection is ended; the client makes a new one for its next. 0 is never."""

@@ -1,11 +1,10 @@
 """From settings to a server that runs."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from serving.security.listen import check_exposure, what_is_open
+from serving.security.start import check_start
 from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.gpus import visible_gpus
@@ -13,8 +12,6 @@ from serving.supervisor.notify import Notifier
 from serving.supervisor.ports import reserved_address
 from serving.supervisor.supervisor import Supervisor
 from vaeport.machine import usable_cores
-
-log = logging.getLogger(__name__)
 
 
 def launch(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -32,9 +29,7 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
         CrashLoopError: workers die as fast as they are started.
     """
     settings.check()
-    check_exposure(settings)
-    for line in what_is_open(settings):
-        log.warning(line)
+    check_start(settings)
     gpus = [] if settings.device == "cpu" else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
     settings = replace(settings, workers=settings.workers or _count(settings, gpus))
     with reserved_address(settings) as address:

@@ -3,19 +3,15 @@
 import contextlib
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
-from serving.security.listen import UNIX
-from serving.security.unix import check_path
 from serving.settings import Settings, SettingsError
 
 
 @contextlib.contextmanager
 def reserved_address(settings: Settings) -> Iterator[str]:
-    """Where the workers listen, "HOST:PORT" or "unix:PATH"; SettingsError if somebody else does already."""
+    """Where the workers listen, "HOST:PORT" or "unix:PATH"; SettingsError if somebody else has the port."""
     if settings.listen:
-        check_path(Path(settings.listen.removeprefix(UNIX)))
-        yield settings.listen
+        yield settings.listen  # serving.security.start has looked at it; it is taken by a rename
     else:
         with reserved_port(settings.host, settings.port) as address:
             yield address

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.security import token_command, tokens
+from serving.commands import run_command
+from serving.security import tokens
 from serving.security.access import Scope
 from serving.security.tokens import line_of, new_secret, read_tokens, watch_tokens
 from serving.settings import SettingsError
 from tests.support import ROOT
+from vaeport.errors import VaeportError
 
 DIGEST = "sha256:" + "ab" * 32
 BOTH = frozenset({Scope.INFER, Scope.ADMIN})
@@ -183,7 +185,7 @@ def test_the_command_appends_to_a_file_that_its_owner_alone_reads(
 ) -> None:
     path = tmp_path / "tokens"
     for name in ("alice", "bob"):
-        assert token_command.main([name, "--tokens", str(path)]) == 0
+        run_command("token", [name, "--tokens", str(path)])
         path.write_text(path.read_text().rstrip("\n"))  # as an editor may leave it
     alice, bob = capsys.readouterr().out.split()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -203,14 +205,13 @@ def test_the_command_appends_to_a_file_that_its_owner_alone_reads(
 def test_the_command_refuses_what_no_server_would_read(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert token_command.main(arguments) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert message in err
+    with pytest.raises((VaeportError, OSError), match=message):
+        run_command("token", arguments)
+    assert capsys.readouterr().out == ""
 
 
-def test_the_command_adds_nothing_to_a_broken_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_adds_nothing_to_a_broken_file(tmp_path: Path) -> None:
     path = written(tmp_path / "tokens", "broken\n")
-    assert token_command.main(["bob", "--tokens", str(path)]) == 1
+    with pytest.raises(SettingsError, match="line 1: expected name"):
+        run_command("token", ["bob", "--tokens", str(path)])
     assert path.read_text() == "broken\n"
-    assert "line 1: expected name" in capsys.readouterr().err
