@@ -6,13 +6,17 @@ let alone parsed. Who may come in is answered by the handler of the method.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from grpc import aio
 
+from serving.edge.calls import LogCalls, logged
+from serving.edge.request_id import request_id_of
 from serving.edge.status import Failure, failure_of
 from vaeport.errors import VaeportError
+from vaeport.wire import REQUEST_ID_KEY
 
 if TYPE_CHECKING:
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
@@ -36,10 +40,17 @@ Check = Callable[[Details], VaeportError | None]
 
 
 class Door(grpc.GenericRpcHandler):
-    """All methods on a port, behind some checks; they are asked in order."""
+    """All methods on a port, behind some checks; they are asked in order.
 
-    def __init__(self, checks: Sequence[Check]) -> None:
+    Args:
+        checks: what may speak against a call.
+        log_calls: which of those that are refused leave a line in the log. What is not offered never does: its name
+            would be a stranger's text.
+    """
+
+    def __init__(self, checks: Sequence[Check], log_calls: LogCalls = "none") -> None:
         self._checks = tuple(checks)
+        self._log_calls = log_calls
         self._handlers: dict[str, Handler] = {}
 
     def add(self, method: str, handler: "Handler") -> None:
@@ -51,26 +62,32 @@ class Door(grpc.GenericRpcHandler):
 
         What is not offered is UNIMPLEMENTED for everybody: clients find out that way which services there are.
         """
-        handler = self._handlers.get(handler_call_details.method)
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
+        handler = self._handlers.get(method)
         if handler is None:
-            return refusal(NOT_OFFERED)
+            return refusal(replace(NOT_OFFERED, trailing_metadata=((REQUEST_ID_KEY, request_id_of(metadata)),)))
+        error = self._objection(handler_call_details)
+        if error is None:
+            return handler
+        return refusal(failure_of(error, method, request_id_of(metadata)), method, self._log_calls)
+
+    def _objection(self, details: Details) -> Exception | None:
         try:
             for check in self._checks:
-                error = check(handler_call_details)
-                if error is not None:
-                    return refusal(failure_of(error, handler_call_details.method))
+                if (error := check(details)) is not None:
+                    return error
         except Exception as error:  # grpc.aio would send its text to the caller
-            return refusal(failure_of(error, handler_call_details.method))
-        return handler
+            return error
+        return None
 
 
-def refusal(failure: Failure) -> "Handler":
+def refusal(failure: Failure, method: str = "", log_calls: LogCalls = "none") -> "Handler":
     """A handler that ends a call at once. As that of a stream it decides itself what to read: nothing."""
 
     async def refuse(_requests: object, context: Any) -> None:
         await abort(context, failure)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(logged(method, refuse, log_calls))
 
 
 async def abort(context: Any, failure: Failure) -> None:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from grpc import aio
 
+from serving.edge.calls import LogCalls, logged
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
 from serving.edge.peers import Hold, Peers
+from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
 from vaeport.errors import InvalidInputError, UnavailableError
 
@@ -38,14 +40,22 @@ class GuardedServer:
         server: the real one, which gets a single handler: the door.
         checks: what the door asks, besides whether the server drains.
         peers: what each caller may have in hand; None is no limit.
+        log_calls: which of them leave a line in the log.
     """
 
-    def __init__(self, server: aio.Server, checks: Sequence[Check] = (), peers: Peers | None = None) -> None:
-        self._door = Door([self._check_draining, *checks])
+    def __init__(
+        self,
+        server: aio.Server,
+        checks: Sequence[Check] = (),
+        peers: Peers | None = None,
+        log_calls: LogCalls = "none",
+    ) -> None:
+        self._door = Door([self._check_draining, *checks], log_calls)
         self._peers = peers
+        self._log_calls = log_calls
         server.add_generic_rpc_handlers((self._door,))
         self._draining = asyncio.Event()
-        self._active = 0  # calls that are being answered, as far as a drain waits for them
+        self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -57,6 +67,11 @@ class GuardedServer:
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             self._door.add(method, self._guard(method, handler))
+
+    @property
+    def active(self) -> int:
+        """Calls that are being answered, as far as a drain waits for them."""
+        return self._active
 
     def refuse(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; streams, of requests or responses, end after the next one."""
@@ -103,13 +118,14 @@ class GuardedServer:
             except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
                 raise asyncio.CancelledError from None  # nothing of a cancelled call
             except Exception as error:
-                await abort(context, failure_of(error, method))
+                await abort(context, failure_of(error, method, request_id_of(context.invocation_metadata())))
             finally:
                 if hold is not None:
                     hold.end()
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return cast("Handler", make(guarded, _lenient(handler.request_deserializer), handler.response_serializer))
+        answer_call = logged(method, guarded, self._log_calls)
+        return cast("Handler", make(answer_call, _lenient(handler.request_deserializer), handler.response_serializer))
 
     def _enter(self) -> None:
         self._active += 1

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import uuid
 from dataclasses import dataclass
 
 import grpc
@@ -19,7 +18,7 @@ from vaeport.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from vaeport.wire import PUSHBACK_KEY
+from vaeport.wire import PUSHBACK_KEY, REQUEST_ID_KEY
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +47,19 @@ class Failure:
     trailing_metadata: Metadata = ()
 
 
-def failure_of(error: Exception, method: str) -> Failure:
-    """What to tell the caller about `error`. What is not in the table is our bug: logged in full under an id, and the
-    caller gets the id."""
+def failure_of(error: Exception, method: str, request_id: str) -> Failure:
+    """What to tell the caller about `error`; the id is in the trailing metadata. What is not in the table is our bug:
+    logged in full under that id, and all that the caller gets."""
+    metadata: Metadata = ((REQUEST_ID_KEY, request_id),)
     code = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
     if code is None:
-        error_id = uuid.uuid4().hex
-        log.error("%s failed, id %s", method, error_id, exc_info=error)
-        return Failure(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+        extra = {"method": method, "request_id": request_id}
+        log.error("%s failed, request id %s", method, request_id, exc_info=error, extra=extra)
+        return Failure(grpc.StatusCode.INTERNAL, f"internal error {request_id}", metadata)
     text = str(error) if len(str(error)) <= MAX_TEXT else f"{str(error)[:MAX_TEXT]}..."
     if isinstance(error, OverloadedError):
-        return Failure(code, text, _retry_metadata(code, text, error.retry_after or 0.0))
-    return Failure(code, text)
+        metadata += _retry_metadata(code, text, error.retry_after or 0.0)
+    return Failure(code, text, metadata)
 
 
 def _retry_metadata(code: grpc.StatusCode, text: str, seconds: float) -> Metadata:

@@ -19,6 +19,7 @@ from serving.edge import Edge
 from serving.edge.deadline import deadline_of
 from tests.serving import toys
 from tests.serving.test_edge import free_address
+from tests.serving.waiting import until
 from vaeport.errors import InvalidInputError
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import to_tensor
@@ -66,13 +67,6 @@ async def encode(server: HeldServer) -> AsyncIterator[Callable[..., "Awaitable[v
             return stub.Encode(vae_pb2.EncodeRequest(images=images), timeout=timeout)
 
         yield call
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that other tasks and sockets bring about."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nobody could set an event
-            await asyncio.sleep(0.001)
 
 
 Encode = Callable[..., "aio.UnaryUnaryCall[vae_pb2.EncodeRequest, vae_pb2.EncodeResponse]"]
