@@ -5,12 +5,13 @@ from math import prod
 from typing import cast
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge.grpc_log import keep_strangers_out_of_the_log
 from serving.edge.guard import GuardedServer
+from serving.edge.health import HealthServicer
 from serving.edge.http2 import server_options
 from serving.edge.locks import Locks
 from serving.edge.port import Port
@@ -35,6 +36,9 @@ class Edge:
         address: "HOST:PORT", or "unix:PATH".
         settings: TLS, tokens, limits of callers and of connections.
 
+    Attributes:
+        health: what it says of the models.
+
     Raises:
         SettingsError: certificate, key or tokens cannot be used, or the address cannot be bound.
     """
@@ -45,11 +49,11 @@ class Edge:
         keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
-        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers)
-        self._health = health.aio.HealthServicer()
+        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers, settings.log_calls)
+        self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, guarded)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
         names = (VAE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection.aio.ReflectionServicer(names), guarded
@@ -58,12 +62,15 @@ class Edge:
         self._renewal: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Answer calls, and say so in the health service."""
-        for service in ("", VAE_SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        """Answer calls."""
         await self._server.start()
         self._port.publish()
         self._renewal = asyncio.create_task(self.locks.keep_current())
+
+    @property
+    def calls(self) -> int:
+        """How many are being answered."""
+        return self._guard.active
 
     async def stop(self, grace: float, lame_duck: float = 0.0) -> None:
         """Turn not ready, and close.
@@ -73,10 +80,11 @@ class Edge:
             lame_duck: seconds before that, in which calls are still taken, while those who watch the health send theirs
                 elsewhere.
         """
-        await self._health.enter_graceful_shutdown()
+        self.health.enter_shutdown()
         await asyncio.sleep(max(lame_duck, min(grace, NEWS_SECONDS)))
         self._guard.refuse()
         await self._guard.drain(grace)
+        self.health.end_streams()
         self._port.cut()  # who called since gets UNAVAILABLE; CANCELLED, if gRPC did it
         await self._server.stop(min(grace, FLUSH_SECONDS))
         self._end()
@@ -93,6 +101,7 @@ class Edge:
         await self._port.close()
         await self._port.emptied(AGED * self._max_age)
         closing = asyncio.create_task(self._server.stop(grace + FLUSH_SECONDS))
+        self.health.end_streams()
         if not await self._guard.drain(grace):
             self._guard.refuse()
             await self._guard.drain(FLUSH_SECONDS)

@@ -210,8 +210,8 @@ async def test_bytes_that_do_not_parse_are_invalid_on_every_service(served: Serv
 
 @pytest.mark.parametrize("kind", STATUS_OF)
 def test_the_table_maps_every_domain_error(kind: type[Exception]) -> None:
-    assert failure_of(kind("why"), "/m").code is STATUS_OF[kind]
-    assert failure_of(kind("why"), "/m").text == "why"
+    assert failure_of(kind("why"), "/m", "an-id").code is STATUS_OF[kind]
+    assert failure_of(kind("why"), "/m", "an-id").text == "why"
 
 
 def test_no_domain_error_is_missing_from_the_table() -> None:
@@ -223,14 +223,14 @@ def test_no_domain_error_is_missing_from_the_table() -> None:
 
 
 def test_a_full_queue_says_when_to_come_back_in_two_ways() -> None:
-    failure = failure_of(errors.OverloadedError("full", retry_after=0.25), "/m")
+    failure = failure_of(errors.OverloadedError("full", retry_after=0.25), "/m", "an-id")
     metadata = dict(failure.trailing_metadata)
     assert metadata["grpc-retry-pushback-ms"] == "250"
     status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
     retry = error_details_pb2.RetryInfo()
     assert status.details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == 250
-    at_once = dict(failure_of(errors.OverloadedError("full", retry_after=0.0), "/m").trailing_metadata)
+    at_once = dict(failure_of(errors.OverloadedError("full", retry_after=0.0), "/m", "an-id").trailing_metadata)
     assert at_once["grpc-retry-pushback-ms"] == "1"
 
 
@@ -261,7 +261,7 @@ class LeftContext:
 async def test_a_refusal_that_nobody_waits_for_ends_like_a_cancelled_call() -> None:
     """grpc says nothing of a cancel; it would log the error with a traceback, for each late call of an overload."""
     with pytest.raises(asyncio.CancelledError):
-        await door.abort(LeftContext(), failure_of(errors.DeadlineExceededError("too late"), "/m"))
+        await door.abort(LeftContext(), failure_of(errors.DeadlineExceededError("too late"), "/m", "an-id"))
 
 
 async def test_health_of_the_server_and_of_its_service(served: Served) -> None:
