@@ -10,6 +10,7 @@ import numpy as np
 
 from serving.batching import Batcher, Limits, Turn
 from serving.batching.delivery import Rows
+from serving.canary import Canary, canaries_of
 from serving.engine import BoundGraph, ByDtype, Engine, check_placement
 from vaeport.errors import PackageError
 from vaeport.golden import TF32_SLACK, has_golden, self_test
@@ -25,11 +26,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A package whose graphs, by role, are in memory and have passed the self-test on this machine."""
+    """A package whose graphs, by role, are in memory and have passed the self-test on this machine.
+
+    Attributes:
+        canaries: of these graphs.
+    """
 
     package: Package
     device: Device
     graphs: dict[str, Graph] | dict[str, BoundGraph | ByDtype]
+    canaries: tuple[Canary, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +111,20 @@ def _load_model(
         check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
         log.info("%s: signed by %s", path, public_key)
     if buckets:
-        return LoadedModel(package, device, _bound_graphs(package, device, threads, precision, buckets))
+        bound, canaries = _bound_graphs(package, device, threads, precision, buckets)
+        return LoadedModel(package, device, bound, canaries)
     names = names_in_precision(manifest, precision)
     graphs = load_graphs(package, device, threads, names.values())
-    _prove(package, device, graphs)
+    canaries = _prove(package, device, graphs)
     for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
         graphs[names[role]](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
-    return LoadedModel(package, device, {role: graphs[name] for role, name in names.items()})
+    return LoadedModel(package, device, {role: graphs[name] for role, name in names.items()}, canaries)
 
 
 def _bound_graphs(
     package: Package, device: Device, threads: int, precision: str, buckets: Sequence[int]
-) -> dict[str, BoundGraph | ByDtype]:
-    """The graphs by role, warm. The encoder takes bytes, too, if the package has that graph.
+) -> tuple[dict[str, BoundGraph | ByDtype], tuple[Canary, ...]]:
+    """The graphs by role, warm, and their canaries. The encoder takes bytes, too, if the package has that graph.
 
     The decoder gives floats: callers who want bytes share batches with those who do not, and the graph that makes bytes
     has no logits.
@@ -130,22 +137,24 @@ def _bound_graphs(
         graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets)
         graphs[name].warm_up()
         log.info("%s %s: batches of up to %d rows", package.manifest.name, name, graphs[name].max_rows)
-    _prove(package, device, graphs)
+    canaries = _prove(package, device, graphs)
     encoder, decoder = graphs[names["encoder"]], graphs[names["decoder"]]
-    return {"encoder": ByDtype(encoder, graphs[of_bytes]) if of_bytes in graphs else encoder, "decoder": decoder}
+    by_role = {"encoder": ByDtype(encoder, graphs[of_bytes]) if of_bytes in graphs else encoder, "decoder": decoder}
+    return by_role, canaries
 
 
 def _load_one(package: Package, device: Device, threads: int, name: str) -> Graph:
     return load_graphs(package, device, threads, [name])[name]
 
 
-def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str, BoundGraph]) -> None:
+def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str, BoundGraph]) -> tuple[Canary, ...]:
     """Every node is where it should be, and what the graphs compute there is what the golden vectors say."""
     for name, graph in graphs.items():
         nodes = check_placement(f"{package.path}: {name}", graph, device)
         log.info("%s %s: %d nodes, all on %s", package.manifest.name, name, nodes, device.provider)
-    if has_golden(package):
-        tf32 = device.provider == CUDA_PROVIDER and device.cuda.tf32
-        self_test(package, graphs, TF32_SLACK if tf32 else 1.0)
-    else:
+    if not has_golden(package):
         log.warning("%s: no golden vectors, so not self-tested: export the run again", package.path)
+        return canaries_of(package, graphs, None)
+    tf32 = device.provider == CUDA_PROVIDER and device.cuda.tf32
+    slack = TF32_SLACK if tf32 else 1.0
+    return canaries_of(package, graphs, self_test(package, graphs, slack), slack)

@@ -61,8 +61,8 @@ def has_golden(package: Package) -> bool:
     return any(entry.path == GOLDEN_NAME for entry in package.manifest.files)
 
 
-def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1.0) -> None:
-    """Replay the golden vectors, together and row by row.
+def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1.0) -> dict[str, Golden]:
+    """Replay the golden vectors, together and row by row; returns them.
 
     Args:
         package: an opened package.
@@ -80,9 +80,10 @@ def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1
         alone = zip(*(graph(golden.rows[i : i + 1]) for i in range(len(golden.rows))), strict=True)
         for how, outputs in (("", graph(golden.rows)), (", row by row", tuple(map(np.concatenate, alone)))):
             for output, got in zip(graph.outputs, outputs, strict=True):
-                _compare(
+                compare(
                     f"{package.path}: {name}.{output}{how}", got, golden.truth[output], slack * golden.limits[output]
                 )
+    return vectors
 
 
 def read_golden(package: Package) -> dict[str, Golden]:
@@ -174,7 +175,8 @@ def _check_shape(name: str, tensor: NDArray[Any], shape: tuple[str | int, ...], 
         raise ValueError(f"{name}: a number that is not finite")
 
 
-def _compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
+def compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
+    """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits."""
     error = np.abs(got.astype(np.float64) - truth)
     excess = np.where(np.isnan(error), np.inf, error - limits)
     index = np.unravel_index(np.argmax(excess), excess.shape)

@@ -4,9 +4,10 @@ One, because batches compete for the same cores or the same GPU: two at a time w
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from vaeport.graphs import Graph
 Rows = NDArray[np.uint8] | NDArray[np.float32]
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Engine:
@@ -26,11 +28,24 @@ class Engine:
 
     Attributes:
         lost: set when the device computes nothing any more; every batch is refused from then on.
+        suspect: set when a batch has failed: the rows may be to blame, or the device. Whoever finds out clears it.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self.lost = asyncio.Event()
+        self._began: float | None = None
+        self._ended = time.monotonic()
+        self.lost, self.suspect = asyncio.Event(), asyncio.Event()
+
+    @property
+    def busy_seconds(self) -> float | None:
+        """For how long the thread has been computing the batch that it has; None if it has none."""
+        return None if self._began is None else time.monotonic() - self._began
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the thread last came back from a batch, with whatever result."""
+        return time.monotonic() - self._ended
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on the thread that computes, and wait: what CUDA captures belongs to the thread."""
@@ -38,12 +53,15 @@ class Engine:
 
     async def run(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
         """Compute all outputs of `graph` for the concatenated pieces; uint8 pieces mean value / 255."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _compute, graph, pieces)
+        return await self._on_thread(_compute, graph, pieces)
 
-    @staticmethod
-    def run_here(graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
+    def run_here(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
         """The same in the caller's thread: for batches that take less than waking another one."""
-        return _compute(graph, pieces)
+        try:
+            return _compute(graph, pieces)
+        except Exception:
+            self.suspect.set()
+            raise
 
     async def run_bound(self, graph: BoundGraph | ByDtype, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
         """As `run`, for a graph with memory of its own.
@@ -54,10 +72,24 @@ class Engine:
         if self.lost.is_set():
             raise DeviceLostError("the device is lost")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, graph.run, pieces)
+            return await self._on_thread(graph.run, pieces)
         except DeviceLostError:
             self.lost.set()
             raise
+
+    async def run_alone(self, graph: Graph | BoundGraph, rows: Rows) -> tuple[NDArray[np.float32], ...]:
+        """As `run` or `run_bound`, whichever the graph needs."""
+        return await (self.run(graph, [rows]) if isinstance(graph, Graph) else self.run_bound(graph, [rows]))
+
+    async def _on_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._began = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        except Exception:
+            self.suspect.set()
+            raise
+        finally:
+            self._began, self._ended = None, time.monotonic()
 
     def close(self) -> None:
         """Wait for the running batch and end the thread."""

@@ -1,0 +1,66 @@
+"""What a worker says of itself every second, and the rule by which its supervisor calls it hung.
+
+The supervisor imports this module, so it needs neither gRPC nor numpy. A beat is sent from the worker's loop: that it
+comes says that the loop is alive; what the engine does is inside.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+    from serving.health import Readiness
+    from serving.models import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One beat. All of it is plain JSON.
+
+    Attributes:
+        sent: seconds on the monotonic clock, which the processes of a machine share.
+        ready: whether to send requests here.
+        reason: why not; "" if it is ready.
+        busy_seconds: for how long the engine has been computing the batch that runs; None if none does.
+        idle_seconds: since the engine last came back from a batch or a canary, with whatever result.
+        queue_rows: rows that wait, by graph, `<model>_encoder` and `<model>_decoder`.
+        calls: that are being answered.
+    """
+
+    sent: float
+    ready: bool
+    reason: str
+    busy_seconds: float | None
+    idle_seconds: float
+    queue_rows: Mapping[str, int]
+    calls: int
+
+
+def heartbeat_of(
+    engine: "Engine", readiness: "Readiness", models: "Sequence[ServedModel]", calls: int, draining: bool = False
+) -> Heartbeat:
+    """The worker's beat of this moment."""
+    reason = "draining" if draining else readiness.reason
+    rows = {
+        f"{model.info.name}_{role}": batcher.queued_rows
+        for model in models
+        for role, batcher in (("encoder", model.encoder), ("decoder", model.decoder))
+    }
+    return Heartbeat(time.monotonic(), not reason, reason, engine.busy_seconds, engine.idle_seconds, rows, calls)
+
+
+def hung(beat: Heartbeat, now: float, limit: float) -> str:
+    """Why a worker must be replaced, by its last beat; "" if it need not.
+
+    Args:
+        beat: the last one that came.
+        now: seconds on the monotonic clock.
+        limit: seconds without a beat, or for one batch, that are too many.
+    """
+    if (silent := now - beat.sent) > limit:
+        return f"no heartbeat for {silent:.0f} s"
+    if beat.busy_seconds is not None and beat.busy_seconds > limit:
+        return f"a batch has been running for {beat.busy_seconds:.0f} s"
+    return ""
