@@ -25,15 +25,15 @@ def main() -> int:
 def _serve() -> int:
     import tyro
 
-    from serving.logs import configure_logging
+    from serving.logs import configure_logging, report_fatal
     from serving.supervisor import CrashLoopError, StartError, launch
 
     settings = tyro.cli(Settings, prog="python -m serving")
-    configure_logging()
+    configure_logging(settings.log_format)
     try:
         return launch(settings, os.environ)
-    except (StartError, CrashLoopError) as error:
-        print(f"serving: error: {error}", file=sys.stderr)
+    except (SettingsError, VaeportError, OSError, StartError, CrashLoopError) as error:
+        report_fatal(error, settings.log_format)
         return 1
 
 

@@ -35,6 +35,14 @@ def configure_logging(style: LogFormat = "text", worker: int | None = None) -> N
         threading.excepthook = lambda thrown: _log_uncaught(thrown.exc_type, thrown.exc_value, thrown.exc_traceback)
 
 
+def report_fatal(error: Exception, style: LogFormat) -> None:
+    """Say why this process ends: a mistake of its user, so no traceback."""
+    if style == "json":
+        log.critical("%s", error)
+    else:
+        print(f"serving: error: {error}", file=sys.stderr)
+
+
 def _json_formatter(worker: int | None) -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter  # not at the top: most servers write text
 

@@ -85,7 +85,8 @@ class Settings:
     look; SIGHUP reloads in any case."""
 
     hang_seconds: float = 30.0
-    """A worker that has not said for so long that it is well is replaced."""
+    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced. Before that, its models
+    are NOT_SERVING."""
 
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
@@ -127,6 +128,17 @@ class Settings:
     lame_duck_seconds: float = 1.0
     """Seconds after the first signal in which calls are still taken, while the health says NOT_SERVING."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Of the log on standard error, one line per event: for people, or JSON for programs. It never holds what callers
+    send."""
+
+    log_calls: Literal["none", "failed", "all"] = "none"
+    """A line for each call, with its status, request id, peer and milliseconds. none: for our own bugs alone."""
+
+    canary_seconds: float = 5.0
+    """Seconds between two canaries: batches of one row through every graph, whose outcome is known. A model whose
+    canary fails is NOT_SERVING until a later one passes."""
+
     grace: float = 30.0
     """Seconds that accepted calls may take after that; a second signal ends at once."""
 
@@ -162,6 +174,8 @@ class Settings:
             raise SettingsError(f"--max-delay-ms: expected 0 or more milliseconds, got {self.max_delay_ms}")
         if not 0 <= self.lame_duck_seconds < math.inf:
             raise SettingsError(f"--lame-duck-seconds: expected 0 or more seconds, got {self.lame_duck_seconds}")
+        if not 0 < self.canary_seconds < math.inf:
+            raise SettingsError(f"--canary-seconds: expected more than 0 seconds, got {self.canary_seconds}")
         if not self.grace >= 0:
             raise SettingsError(f"--grace: expected 0 or more seconds, got {self.grace}")
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,8 @@ from serving.batching import Limits, Turn
 from serving.core import Core
 from serving.edge import Edge
 from serving.engine import Engine, bucket_sizes
+from serving.health import Readiness
+from serving.heartbeat import Heartbeat, heartbeat_of
 from serving.models import LoadedModel, load_models, serve_model
 from serving.settings import MAX_REQUEST_ROWS, Settings
 from serving.supervisor.messages import Order, Said
@@ -98,9 +101,14 @@ async def _serve(
     served = [serve_model(model, engine, limits, turn) for model in models]
     core = Core(served, max_request_rows=MAX_REQUEST_ROWS, default_model=settings.default_model)
     edge = Edge(core, address, settings)
+    canaries_of = {model.package.manifest.name: model.canaries for model in models}
+    every, hang = settings.canary_seconds, settings.hang_seconds
+    readiness = Readiness(canaries_of, engine, turn, every=every, hang=hang, show=edge.health.show)
+    canaries = asyncio.create_task(readiness.run(), name="canaries")
     await edge.start()
     channel.send((Said.SERVING, None))
-    beats = asyncio.create_task(_beat(channel))
+    beat = partial(heartbeat_of, engine, readiness, served)
+    beats = asyncio.create_task(_beat(channel, lambda: beat(edge.calls, draining=ending.done())))
     end = await _first(ending, engine.lost)
     log.info("ending: %s", end.name.lower())
     if end is End.LEAVE:
@@ -109,6 +117,7 @@ async def _serve(
         await edge.stop(settings.grace, settings.lame_duck_seconds)
     else:
         await edge.stop(LOST_GRACE_SECONDS)
+    canaries.cancel()
     await core.close()
     beats.cancel()
     if end is End.LOST:
@@ -125,10 +134,10 @@ async def _first(ending: "asyncio.Future[End]", lost: asyncio.Event) -> End:
     return End.LOST if lost.is_set() else ending.result()
 
 
-async def _beat(channel: Connection) -> None:
-    """Say each second that the loop turns."""
+async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
+    """Say each second how it is; that the loop turns is said by saying it."""
     while True:
-        _say(channel, Said.BEAT, {})
+        _say(channel, Said.BEAT, beat())
         await asyncio.sleep(BEAT_SECONDS)
 
 

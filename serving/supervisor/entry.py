@@ -29,7 +29,7 @@ def work(
         packages: to serve.
         channel: to the supervisor.
     """
-    configure_logging()
+    configure_logging(settings.log_format, slot)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     from serving import worker  # not at the top: the supervisor needs neither gRPC nor ONNX Runtime

@@ -8,7 +8,7 @@ class Said(StrEnum):
 
     LOADED = "loaded"  # the models have passed their self-test and are warm; it waits to be told to serve
     SERVING = "serving"  # calls are answered
-    BEAT = "beat"  # each second: what serving.health.Beat holds
+    BEAT = "beat"  # each second: a serving.heartbeat.Heartbeat
     FAILED = "failed"  # it ends, and why
 
 

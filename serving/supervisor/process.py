@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from serving.heartbeat import Heartbeat
 from serving.supervisor.messages import Order, Said
 
 Target = Callable[..., None]
@@ -56,7 +57,7 @@ class WorkerProcess:
     state: State = State.LOADING
     serving_since: float | None = None
     leaving_since: float | None = None
-    beat: dict[str, Any] | None = None
+    beat: Heartbeat | None = None
     failure: str = ""
 
     @classmethod

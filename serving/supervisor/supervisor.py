@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
+from serving.heartbeat import hung
 from serving.repository import default_packages
 from serving.settings import Settings
 from serving.supervisor.crashes import LIMIT, Crashes
@@ -221,6 +222,8 @@ class Supervisor:
         silence = now - worker.heard
         if worker.state in (State.OPENING, State.SERVING) and silence > settings.hang_seconds:
             return f"has hung for {silence:.1f} s"
+        if worker.state is State.SERVING and worker.beat and (why := hung(worker.beat, now, settings.hang_seconds)):
+            return f"has hung: {why}"
         return ""
 
     # --- reload

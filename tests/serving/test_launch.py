@@ -49,6 +49,8 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"max_queue_bytes": 0}, "--max-queue-bytes: expected at least 1, got 0"),
         ({"max_delay_ms": -1.0}, "--max-delay-ms"),
         ({"max_delay_ms": float("inf")}, "--max-delay-ms"),
+        ({"canary_seconds": 0.0}, "--canary-seconds: expected more than 0 seconds, got 0.0"),
+        ({"hang_seconds": float("inf")}, "--hang-seconds"),
         ({"grace": -1.0}, "--grace"),
         ({"listen": "tcp:1"}, "--listen: expected unix:PATH, got tcp:1"),
         ({"listen": "unix:"}, "--listen: expected unix:PATH"),

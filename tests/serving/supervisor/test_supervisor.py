@@ -131,6 +131,14 @@ def test_a_worker_that_hangs_is_replaced(start: Start, models: Path) -> None:
     toy.saw("worker 1 started")
 
 
+def test_a_worker_whose_engine_hangs_is_replaced_though_its_loop_is_alive(start: Start, models: Path) -> None:
+    package(models, 2, "computes for ever")
+    toy = start("--workers", "1", "--hang-seconds", "50")
+    toy.wait_ready()
+    toy.saw("worker 0 has hung: a batch has been running for 60 s: it is killed")
+    toy.saw("worker 1 started")
+
+
 def test_a_reload_starts_new_workers_before_the_old_ones_leave(start: Start, models: Path) -> None:
     toy = start("--workers", "2")
     toy.wait_ready()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tyro
 
+from serving.heartbeat import Heartbeat
 from serving.logs import configure_logging
 from serving.settings import Settings
 from serving.supervisor import CrashLoopError, StartError, crashes
@@ -45,7 +46,8 @@ def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None
 def _serve(nature: str, channel: Connection) -> None:
     while True:
         if nature != "hangs":
-            channel.send((Said.BEAT, {}))
+            busy = 60.0 if nature == "computes for ever" else None
+            channel.send((Said.BEAT, Heartbeat(time.monotonic(), True, "", busy, 0.0, {}, 0)))
         if channel.poll(BEAT_SECONDS):
             assert channel.recv() == Order.LEAVE
             if nature != "stays":
