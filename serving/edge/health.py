@@ -22,6 +22,7 @@ from vaeport.errors import InvalidInputError, NotFoundError, OverloadedError, Un
 
 MAX_WATCHERS = 1000
 RETRY_SECONDS = 10.0  # for a watcher too many: others stay for long
+STOPPING = "this worker is stopping; watch again"
 LONGEST_NAME = 256  # characters; a watcher's name is kept as long as it watches
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
@@ -62,10 +63,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._wake()
 
     def end_streams(self) -> None:
-        """End every watch, and those to come, with UNAVAILABLE, once it has seen the last status.
+        """End every watch with UNAVAILABLE once it has seen the last status, and refuse those to come.
 
         Without `enter_shutdown`, that is how a worker retires whose successor listens on the same port: watchers call
-        again, and reach it.
+        again, and reach it. Clients that balance by health take a connection without a watch for a bad one, so this
+        belongs after the GOAWAY that makes them connect anew.
         """
         self._ended = True
         self._wake()
@@ -82,6 +84,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         if len(request.service) > LONGEST_NAME:
             got = f"{len(request.service)}"
             raise InvalidInputError.of("service", expected=f"at most {LONGEST_NAME} characters", got=got)
+        if self._ended:  # without a status: gRPC's own clients call again at once when they have been told one
+            raise UnavailableError(STOPPING)
         if len(self._watchers) >= MAX_WATCHERS:
             raise OverloadedError(f"{MAX_WATCHERS} watchers of health are here already", retry_after=RETRY_SECONDS)
         news = asyncio.Event()
@@ -95,7 +99,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                     sent = status
                     yield health_pb2.HealthCheckResponse(status=status)
                 elif self._ended:
-                    raise UnavailableError("this worker is stopping; watch again")
+                    raise UnavailableError(STOPPING)
                 else:
                     await news.wait()
         finally:

@@ -70,6 +70,6 @@ if __name__ == "__main__":
     vars(worker)["load_models"] = load_sick
     threading.Thread(target=SickGraph.listen, daemon=True).start()
     settings = Settings(
-        models=Path(sys.argv[1]), device="cpu", max_queue_rows=1024, canary_seconds=0.05, hang_seconds=0.5, grace=10
+        models=Path(sys.argv[1]), device="cpu", max_queue_rows=1024, canary_seconds=0.05, hang_seconds=2, grace=10
     )
     worker.run(settings, sys.argv[2], lambda: print("ready", flush=True))

@@ -93,6 +93,7 @@ async def test_an_engine_that_hangs_makes_all_models_unready_until_it_comes_back
     async with watched(hang=0.1, a=ToyGraph(), b=graph, c=ToyGraph()) as one:
         await one.rounds()
         graph.mood = HANGS
+        await until(graph.computing.is_set)
         await until(lambda: len(one.readiness.unready) == 3)
         assert one.readiness.unready["a"] == "the engine has not come back for 0.1 s"
         before = graph.ran
@@ -124,13 +125,13 @@ async def test_a_turn_that_never_comes_is_noticed_though_nothing_is_computed() -
 
 
 async def test_long_waits_for_batches_that_all_come_back_are_no_hang() -> None:
-    """Eight batches of 0.1 s stand before the canary, which is told of a hang after 0.5 s."""
+    """A dozen batches of 0.1 s stand before the canary, and a hang would be one of 1 s."""
     graph = ToyGraph()
-    async with watched(every=60, hang=0.5, a=graph) as one:
+    async with watched(every=60, hang=1.0, a=graph) as one:
         await one.rounds(1)
         async with one.turn:
             one.engine.suspect.set()
-            for _ in range(8):
+            for _ in range(12):
                 slow = ToyGraph(HANGS)
                 batch = asyncio.ensure_future(one.engine.run_alone(as_bound(slow), ROW))
                 asyncio.get_running_loop().call_later(0.1, slow.release.set)

@@ -21,7 +21,13 @@ STATUS. All calls are idempotent: the same request (with a seed, where there is 
                       too late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
   UNAVAILABLE         starting, draining or gone. Try again, here or elsewhere.
   UNIMPLEMENTED       this server does not offer the call.
-  INTERNAL            a defect of the server. The text holds an id that is in its log.
+  INTERNAL            a defect of the server. The text holds the request id, which is in its log.
+
+REQUEST ID. Every error has one in the trailing metadata `x-request-id`: what the caller has sent in the metadata of
+that name, if that is 1 to 128 visible ASCII characters, else one of the server's.
+
+HEALTH. grpc.health.v1.Health on the same port knows the services "" and "vaeport.v1.VaeService", which serve while every
+model is ready, and "vaeport.v1.VaeService/NAME" for each model.
 """
 
 from collections import abc as _abc

@@ -140,6 +140,9 @@ async def test_a_worker_that_is_replaced_never_says_that_it_is_not_serving(serve
         with pytest.raises(aio.AioRpcError) as ended:
             await call.read()
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    late = stub(served).Watch(health_pb2.HealthCheckRequest(), timeout=5)
+    with pytest.raises(aio.AioRpcError, match="watch again"):
+        await late.read()  # not even a status
     assert await check(served) == SERVING
 
 
