@@ -67,8 +67,9 @@ class Readiness:
                 for model in self._canaries:
                     self._judge(model, await self._outcome(model))
                 await asyncio.sleep(SOONEST * self._every)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._engine.suspect.wait(), (1 - SOONEST) * self._every)
+                with contextlib.suppress(TimeoutError):  # wait_for of Python 3.11 would lose a cancel now and then
+                    async with asyncio.timeout((1 - SOONEST) * self._every):
+                        await self._engine.suspect.wait()
         except Exception:  # a defect of ours; who cannot look must not say that all is well
             log.exception("the canaries have failed, and no model counts as ready from now on")
             self._judge_all("nobody looks any more")

@@ -195,7 +195,7 @@ async def test_nobody_is_called_ready_when_nobody_looks(caplog: pytest.LogCaptur
     """A defect of ours in the watching itself."""
     async with watched(a=ToyGraph()) as one:
         await one.rounds(1)
-        one.readiness._every = "soon"  # type: ignore[assignment]
+        del one.engine.suspect
         await until(lambda: bool(one.readiness.unready))
         assert one.readiness.reason == "a: nobody looks any more"
         assert "the canaries have failed" in caplog.text
