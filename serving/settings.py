@@ -85,7 +85,7 @@ class Settings:
     look; SIGHUP reloads in any case."""
 
     hang_seconds: float = 30.0
-    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced. Before that, its models
+    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced. Its models
     are NOT_SERVING."""
 
     threads: int = 0

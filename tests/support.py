@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -65,6 +66,16 @@ class ServerProcess:
         self.log.seek(0)
         return self.log.read()
 
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes, without multiprocessing's own helper."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if _is_worker(child)]
+
+    def serving_workers(self) -> list[psutil.Process]:
+        """Those that listen on its port."""
+        port = int(self.address.rpartition(":")[2])
+        return [worker for worker in self.workers() if _listens(worker, port)]
+
     def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM, and the exit status."""
         self.process.send_signal(signal.SIGTERM)
@@ -78,3 +89,18 @@ class ServerProcess:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.log.close()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return any("spawn_main" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)

@@ -22,12 +22,6 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 Start = Callable[..., ServerProcess]
 
 
-def workers_of(server: ServerProcess) -> list[psutil.Process]:
-    """The worker processes of a supervisor, without multiprocessing's own helper."""
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
-
-
 def distinct_images(rows: int, offset: int) -> np.ndarray:
     """Images that differ from those of every other offset."""
     return np.random.default_rng(offset).integers(0, 256, (rows, 8, 8), np.uint8)
@@ -114,7 +108,7 @@ def test_a_health_watcher_does_not_hold_up_the_stop(start_server: Start, models:
 
 def test_several_workers_share_the_port_and_stop_together(start_server: Start, models: Path) -> None:
     server = start_server("--models", str(models), "--workers", "2")
-    workers = workers_of(server)
+    workers = server.workers()
     assert len(workers) == 2
     expected = vaeport.load(models / "digits").sample(3, seed=1)
     for _ in range(12):  # each connection lands on one of them
