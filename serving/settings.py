@@ -85,8 +85,8 @@ class Settings:
     look; SIGHUP reloads in any case."""
 
     hang_seconds: float = 30.0
-    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced. Its models
-    are NOT_SERVING."""
+    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced; an engine that has not
+    come back by then is NOT_SERVING."""
 
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""

@@ -15,9 +15,8 @@ NUMPY_DTYPE: "dict[vae_pb2.DType.ValueType, np.dtype[np.generic]]" = {
     vae_pb2.DTYPE_UINT8: np.dtype("u1"),
 }
 WIRE_DTYPE = {dtype: number for number, dtype in NUMPY_DTYPE.items()}
-REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its error
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come back (gRFC A6)
-REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its answer: its name in the server's log
+REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its error: its name in the server's log
 MAX_AXES = 8  # far above the four of an image batch; bounds the work on a hostile shape
 
 

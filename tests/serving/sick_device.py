@@ -6,6 +6,7 @@ Each line on standard input is how the device is from then on: one of tests.serv
 tests/system runs it.
 """
 
+import multiprocessing
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ from serving import worker
 from serving.engine.buckets import Rows
 from serving.logs import configure_logging
 from serving.models import LoadedModel, load_models
+from serving.repository import default_packages
 from serving.settings import Settings
+from serving.supervisor.messages import Order
+from tests.serving.lost_device import announce
 from tests.serving.toy_graphs import GOOD, HANGS, WRONG
 from vaeport.graphs import choose_device
 
@@ -48,7 +52,7 @@ class SickGraph:
             (cls.well.clear if cls.mood == HANGS else cls.well.set)()
 
 
-def load_sick(folder: Path, *_: object) -> list[LoadedModel]:
+def load_sick(packages: Sequence[Path], *_: object) -> list[LoadedModel]:
     """In place of `load_models`: as on CUDA, in batches of up to 4 rows."""
     sick: dict[int, Any] = {}
 
@@ -61,7 +65,7 @@ def load_sick(folder: Path, *_: object) -> list[LoadedModel]:
             graphs={role: of(getattr(graph, "floats", graph)) for role, graph in model.graphs.items()},
             canaries=tuple(replace(canary, graph=of(canary.graph)) for canary in model.canaries),
         )
-        for model in load_models(folder, choose_device("cpu"), 1, buckets=(1, 2, 4))
+        for model in load_models(packages, choose_device("cpu"), 1, buckets=(1, 2, 4))
     ]
 
 
@@ -69,7 +73,10 @@ if __name__ == "__main__":
     configure_logging()
     vars(worker)["load_models"] = load_sick
     threading.Thread(target=SickGraph.listen, daemon=True).start()
-    settings = Settings(
-        models=Path(sys.argv[1]), device="cpu", max_queue_rows=1024, canary_seconds=0.05, hang_seconds=2, grace=10
-    )
-    worker.run(settings, sys.argv[2], lambda: print("ready", flush=True))
+    folder, address = Path(sys.argv[1]), sys.argv[2]
+    quick = {"canary_seconds": 0.05, "hang_seconds": 2.0, "grace": 10.0, "lame_duck_seconds": 0.0}
+    settings = Settings(models=folder, device="cpu", workers=1, max_queue_rows=1024, **quick)  # type: ignore[arg-type]
+    supervisor, channel = multiprocessing.Pipe()
+    supervisor.send(Order.SERVE)
+    threading.Thread(target=announce, args=(supervisor,), daemon=True).start()
+    worker.run(settings, address, default_packages(folder), channel)

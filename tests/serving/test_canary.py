@@ -9,6 +9,7 @@ import pytest
 from serving.canary import UNPROVEN_LIMIT, canaries_of
 from serving.engine import ByDtype, Engine
 from serving.models import LoadedModel, load_models
+from serving.repository import default_packages
 from vaeport.errors import SelfTestError
 from vaeport.golden import read_golden
 from vaeport.graphs import choose_device, load_graphs
@@ -16,7 +17,7 @@ from vaeport.package import open_package
 
 
 def loaded(models: Path, buckets: tuple[int, ...] = ()) -> LoadedModel:
-    (model,) = load_models(models, choose_device("cpu"), 1, buckets=buckets)
+    (model,) = load_models(default_packages(models), choose_device("cpu"), 1, buckets=buckets)
     return model
 
 

@@ -13,6 +13,7 @@ from serving.core import Core
 from serving.edge import Edge, calls
 from serving.edge.request_id import request_id_of
 from serving.edge.server import VAE_SERVICE
+from serving.settings import Settings
 from tests.serving.test_edge import GOOD, Served, free_address, serving
 from tests.serving.toys import toy_model
 from tests.serving.waiting import until
@@ -100,7 +101,7 @@ class Logging:
     def __init__(self, which: calls.LogCalls) -> None:
         self.core = Core([toy_model()], max_request_rows=1024)
         self.address = free_address()
-        self.edge = Edge(self.core, self.address, which)
+        self.edge = Edge(self.core, self.address, Settings(log_calls=which))
 
     async def __aenter__(self) -> Served:
         await self.edge.start()
