@@ -16,6 +16,7 @@ from serving.batching.cost import CostModel
 from serving.batching.deadlines import Clock, Deadlines
 from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
+from serving.batching.observer import Observer, Reason, Refusal, Run, Unobserved
 from serving.batching.queue import Limits, Queue
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
 
@@ -50,6 +51,7 @@ class Batcher:
         turn: shared by the graphs of an engine.
         at_once: the same as `compute` without another thread, for batches that are known to be brief.
         clock: seconds and timers; the running loop unless a test brings another.
+        observer: is told what happens.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Batcher:
         turn: Turn | None = None,
         at_once: ComputeAtOnce | None = None,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._compute = compute
         self._at_once = at_once
@@ -74,10 +77,17 @@ class Batcher:
         self._deadlines = Deadlines(self._clock, self._on_due)
         self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
+        self._observer = observer or Unobserved()
+        self._reason = Reason.DRAINED  # of the next run
         self._arrival, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._closed = False
         self._owner = self._loop.create_task(self._own(), name="batcher")
+
+    @property
+    def max_queue_rows(self) -> int:
+        """Rows that may wait."""
+        return self._limits.max_queue_rows
 
     @property
     def queued_rows(self) -> int:
@@ -125,7 +135,7 @@ class Batcher:
         deadline = math.inf if deadline is None else deadline
         self._check_room(rows, now)
         latest = self._latest_start(len(rows), now, deadline)
-        request = Request(rows, len(rows), now, deadline, self._loop.create_future())
+        request = Request(rows, len(rows), now, deadline, self._loop.create_future(), self._observer.arrived())
         self._queue.add(request)
         if latest < math.inf:
             self._deadlines.add(request, latest)
@@ -141,10 +151,13 @@ class Batcher:
     def _check_room(self, rows: Rows, now: float) -> None:
         """Raise UnavailableError or OverloadedError if these rows may not wait."""
         if self._closed:
+            self._observer.refused(Refusal.STOPPING)
             raise UnavailableError("the server is stopping")
-        if (full := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+        if (refusal := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+            cause, text = refusal
+            self._observer.refused(cause)
             running = max(0.0, self._turn.ends - now)
-            raise OverloadedError(full, retry_after=running + self._cost.seconds(self._queue.rows))
+            raise OverloadedError(text, retry_after=running + self._cost.seconds(self._queue.rows))
 
     def _latest_start(self, rows: int, now: float, deadline: float) -> float:
         """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then."""
@@ -157,6 +170,7 @@ class Batcher:
         # Under overload everyone is admitted at the edge of the possible. Without slack, whoever then falls behind the
         # prediction has waited for nothing, and some answers are computed that reach their callers too late.
         if now + wait + SLACK * (wait - own) > deadline:
+            self._observer.refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
                 f" {self._queue.rows} that wait, would take {wait:.3g} s"
@@ -167,11 +181,11 @@ class Batcher:
         try:
             while True:
                 await self._arrival.wait()
-                await self._gather()
+                reason = await self._gather()
                 if self._limits.max_delay:
-                    await self._linger()
+                    reason = await self._linger()
                 async with self._turn:
-                    await self._compute_next()
+                    await self._compute_next(reason)
                 if not self._queue.rows:
                     self._arrival.clear()
                     self._idle.set()
@@ -180,7 +194,7 @@ class Batcher:
         finally:
             self._end()  # however it comes about: nobody may wait for an owner that is gone
 
-    async def _gather(self) -> None:
+    async def _gather(self) -> Reason:
         """Let the loop hand over what has arrived: it comes piece by piece, one turn of the loop after the other.
 
         That is no delay for a caller who is alone: a turn without arrivals ends it. Under load, a batch of one row for
@@ -191,26 +205,33 @@ class Batcher:
         while before < self._queue.rows < self._limits.max_batch_rows and self._time() < until:
             before = self._queue.rows
             await asyncio.sleep(0)
+        return Reason.GATHERED if before < self._queue.rows else Reason.DRAINED
 
-    async def _linger(self) -> None:
+    async def _linger(self) -> Reason:
         """Wait for a fuller batch, while that costs nobody's deadline."""
+        reason = Reason.DELAY
         while 0 < self._queue.rows < self._limits.max_batch_rows:
             full = self._cost.seconds(self._limits.max_batch_rows)
-            until = min(self._queue.oldest_arrival() + self._limits.max_delay, self._deadlines.earliest - full)
+            delayed = self._queue.oldest_arrival() + self._limits.max_delay
+            until = min(delayed, self._deadlines.earliest - full)
+            reason = Reason.DELAY if until == delayed else Reason.DEADLINE
             if until <= self._time():
-                return
+                break
             self._arrival.clear()
             timer = self._clock.call_at(until, self._arrival.set)
             try:
                 await self._arrival.wait()
             finally:
                 timer.cancel()
+        return reason
 
-    async def _compute_next(self) -> None:
+    async def _compute_next(self, reason: Reason) -> None:
         now = self._time()
+        self._reason = Reason.FULL if self._queue.rows >= self._limits.max_batch_rows else reason
         ends = now + self._predict(min(self._queue.rows, self._limits.max_batch_rows), now)
         self._running, late = self._queue.take(ends, lambda rows: self._predict(rows, now))
         for request in late:
+            self._observer.refused(Refusal.DEADLINE_IN_QUEUE)
             self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
         await self._halves.compute(self._running)
         self._running = []
@@ -223,18 +244,30 @@ class Batcher:
         self._turn.ends = started + predicted
         batch = [piece.rows for piece in pieces]
         at_once = self._at_once if predicted <= BRIEF_SECONDS and self._cost.knows(rows) else None
+        failure = ""
         try:
             outputs = at_once(batch) if at_once else await self._compute(batch)
+            if wrong := [len(output) for output in outputs if len(output) != rows]:
+                raise RuntimeError(f"the engine made {wrong} rows of {rows}")
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"  # the error itself would keep alive what its frames refer to
+            raise
         finally:
             self._turn.ends = self._idle_since = self._time()
-        seconds = self._idle_since - started
-        if wrong := [len(output) for output in outputs if len(output) != rows]:
-            raise RuntimeError(f"the engine made {wrong} rows of {rows}")
+            seconds = self._idle_since - started
+            self._report(Run(pieces, rows, self._limits.max_batch_rows, self._reason, started, seconds, failure))
         self._cost.measured(rows, seconds)
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
         if at_once:
             await asyncio.sleep(0)  # many of them in a row must not keep the loop from signals, deadlines and callers
+
+    def _report(self, run: Run) -> None:
+        self._reason = Reason.RETRY  # of what is left of this batch
+        try:
+            self._observer.computed(run)
+        except Exception:  # nobody's answer may depend on who looks on
+            log.exception("a batch could not be reported")
 
     def _predict(self, rows: int, now: float) -> float:
         """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
@@ -251,6 +284,7 @@ class Batcher:
         latest = request.deadline - (self._predict(waiting, now) if waiting else 0.0)
         if latest <= now:
             where = f"while {waiting} rows waited" if waiting else "while the rows were computed"
+            self._observer.refused(Refusal.DEADLINE_IN_QUEUE if waiting else Refusal.DEADLINE_COMPUTING)
             self._fail(request, DeadlineExceededError(f"the deadline could not be met any more, {where}"))
         return latest
 
@@ -268,6 +302,8 @@ class Batcher:
         """Answer everyone, and accept nobody any more."""
         self._closed = True
         for request in (*self._queue.waiting(), *(piece.request for piece in self._running)):
+            if not request.done.done():
+                self._observer.refused(Refusal.STOPPING)
             self._fail(request, UnavailableError("the server is stopping"))
         self._running = []
         self._idle.set()

@@ -38,6 +38,7 @@ class Request:
         arrived: seconds on the clock.
         deadline: seconds on the clock; infinity is none.
         done: the answer.
+        note: what the observer knows it by.
         taken: rows that are given to the engine or were, in order.
         ticket: what its deadline is known by; see Deadlines.
     """
@@ -47,6 +48,7 @@ class Request:
     arrived: float
     deadline: float
     done: asyncio.Future[Batched]
+    note: object = None
     taken: int = 0
     ticket: int = 0
     started: float = 0.0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from serving.batching.delivery import Piece, Request
+from serving.batching.observer import Refusal
 
 SMALL_FRACTION = 8  # a small request has at most one eighth of the rows of a batch
 
@@ -60,13 +61,15 @@ class Queue:
         """Batches have at most `rows` rows from now on. What a small request is stays: who waits keeps the lane."""
         self._limits = replace(self._limits, max_batch_rows=rows)
 
-    def refusal(self, rows: int, size: int) -> str | None:
-        """Why a request of `rows` rows and `size` bytes may not be added; None if it may."""
+    def refusal(self, rows: int, size: int) -> tuple[Refusal, str] | None:
+        """Why a request of `rows` rows and `size` bytes may not be added, also in words; None if it may."""
         limits = self._limits
         if self.rows + rows > limits.max_queue_rows:
-            return f"the queue is full: {self.rows} rows wait, and {rows} more would exceed {limits.max_queue_rows}"
+            text = f"the queue is full: {self.rows} rows wait, and {rows} more would exceed {limits.max_queue_rows}"
+            return Refusal.QUEUE_ROWS, text
         if self.bytes and self.bytes + size > limits.max_queue_bytes:
-            return f"the queue is full: {self.bytes} bytes wait, and {size} more would exceed {limits.max_queue_bytes}"
+            text = f"the queue is full: {self.bytes} bytes wait, and {size} more would exceed {limits.max_queue_bytes}"
+            return Refusal.QUEUE_BYTES, text
         return None
 
     def rows_until(self, rows: int) -> int:

@@ -1,0 +1,49 @@
+"""One layer around every method, outside the guard: it sees what callers see, and when."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+Answer = Callable[[Any, Any], Awaitable[Any]]
+
+
+class CallObserver(Protocol):
+    """Is told of the calls of one method."""
+
+    def began(self, context: Any) -> object:
+        """A call has come, with this grpc.aio.ServicerContext. What is returned is given back at its end."""
+
+    def ended(self, note: object, code: str, seconds: float) -> None:
+        """It has ended, `seconds` later, with the status of that name."""
+
+
+def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
+    """The same, observed; `answer` aborts with every error."""
+    if not observers:
+        return answer
+
+    async def watched(request: Any, context: Any) -> Any:
+        started = time.perf_counter()
+        notes = [observer.began(context) for observer in observers]
+        code = grpc.StatusCode.CANCELLED
+        try:
+            response = await answer(request, context)
+            code = context.code() or grpc.StatusCode.OK
+            return response
+        except asyncio.CancelledError:
+            # grpc.aio cancels for both; a call that the guard found to be over has no status either.
+            if context.time_remaining() == 0:
+                code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
+        except Exception:
+            code = context.code() or grpc.StatusCode.UNKNOWN
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            for observer, note in zip(observers, notes, strict=True):
+                observer.ended(note, code.name, seconds)
+
+    return watched

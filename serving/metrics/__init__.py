@@ -1,0 +1,7 @@
+"""Prometheus metrics of all processes of a server, which docs/metrics.md describes one by one.
+
+catalogue.py   what there is: names, kinds, labels, buckets        knows no Prometheus
+recorder.py    in a worker: counts calls, batches and scores into files that all processes share
+folder.py      the files: what ended processes counted is kept, in one file of each kind
+supervisor.py  in the supervisor: its own metrics, and the text that is scraped
+"""

@@ -1,0 +1,62 @@
+"""The metrics of the catalogue, as prometheus_client makes them.
+
+With PROMETHEUS_MULTIPROC_DIR set before this is imported, their values are in files of that folder, else in memory.
+"""
+
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serving.metrics.catalogue import CATALOGUE, Spec
+
+
+class ManyHistogram(Histogram):
+    """A histogram that takes many values for the price of the buckets they fall in."""
+
+    def observe_many(self, values: Sequence[float]) -> None:
+        """As `observe` for each of the values, none of which is NaN."""
+        for bucket, count in Tally(bisect_left(self._upper_bounds, value) for value in values).items():
+            self._buckets[bucket].inc(count)
+        self._sum.inc(sum(values))
+
+
+Metric = TypeVar("Metric", Counter, Gauge, ManyHistogram)
+
+
+class Made:
+    """The metrics of a worker, each made once.
+
+    Args:
+        registry: for who wants to read them in this process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._metrics = {spec.name: _make(spec, registry) for spec in CATALOGUE if spec.source == "worker"}
+
+    def counter(self, spec: Spec) -> Counter:
+        """The counter of that name."""
+        return self._get(Counter, spec)
+
+    def gauge(self, spec: Spec) -> Gauge:
+        """The gauge of that name."""
+        return self._get(Gauge, spec)
+
+    def histogram(self, spec: Spec) -> ManyHistogram:
+        """The histogram of that name."""
+        return self._get(ManyHistogram, spec)
+
+    def _get(self, kind: type[Metric], spec: Spec) -> Metric:
+        metric = self._metrics[spec.name]
+        assert isinstance(metric, kind)
+        return metric
+
+
+def _make(spec: Spec, registry: CollectorRegistry) -> Counter | Gauge | ManyHistogram:
+    if spec.kind == "counter":
+        return Counter(spec.name, spec.help, spec.labels, registry=registry)
+    if spec.kind == "gauge":
+        return Gauge(spec.name, spec.help, spec.labels, registry=registry, multiprocess_mode=spec.over_workers)
+    return ManyHistogram(spec.name, spec.help, spec.labels, registry=registry, buckets=spec.buckets)
