@@ -92,12 +92,21 @@ class Core:
         models: what is served, at least one.
         max_request_rows: rows in one request, at most.
         default_model: the model that an empty name means; "" leaves it to there being only one.
+        on_scores: is told of the scores of each call.
     """
 
-    def __init__(self, models: Sequence[ServedModel], *, max_request_rows: int, default_model: str = "") -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        max_request_rows: int,
+        default_model: str = "",
+        on_scores: Callable[[ModelInfo, Scores], None] | None = None,
+    ) -> None:
         self._models = {model.info.name: model for model in models}
         self.default_model = default_model or (models[0].info.name if len(models) == 1 else "")
         self.max_request_rows = max_request_rows
+        self._on_scores = on_scores
         if default_model:
             self._find(default_model, "")  # a default that is not there must not wait for its first caller
 
@@ -263,7 +272,10 @@ class Core:
                 )
             )
             stages.append(decoded)
-        return Scored(served.info, scoring.scores(served.scoring, floats, draws, densities), Timings.of(*stages))
+        scores = scoring.scores(served.scoring, floats, draws, densities)
+        if self._on_scores is not None:
+            self._on_scores(served.info, scores)
+        return Scored(served.info, scores, Timings.of(*stages))
 
     async def close(self) -> None:
         """End all queues; whoever still waits gets UnavailableError."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.batching import Batcher, Limits, Turn
+from serving.batching import Batcher, Limits, Observer, Turn
 from serving.batching.delivery import Rows
 from serving.canary import Canary, canaries_of
 from serving.engine import BoundGraph, ByDtype, Engine, check_placement
+from serving.telemetry import SILENT, Telemetry
 from vaeport.errors import PackageError
 from vaeport.golden import TF32_SLACK, has_golden, self_test
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, load_graphs, names_in_precision
@@ -77,18 +78,27 @@ def load_models(
     return [_load_model(path, device, threads, precision, public_key, buckets) for path in packages]
 
 
-def serve_model(model: LoadedModel, engine: Engine, limits: Limits, turn: Turn) -> ServedModel:
+def serve_model(
+    model: LoadedModel, engine: Engine, limits: Limits, turn: Turn, telemetry: Telemetry = SILENT
+) -> ServedModel:
     """Give a loaded model its queues; all graphs of an engine share `turn`. Needs a running loop."""
-    batchers = {role: batcher_of(graph, engine, limits, turn) for role, graph in model.graphs.items()}
+    name = model.package.manifest.name
+    batchers = {}
+    for role, graph in model.graphs.items():
+        observer = telemetry.of_graph(name, role, None if isinstance(graph, Graph) else graph.padded_rows)
+        batchers[role] = batcher_of(graph, engine, limits, turn, observer)
     info = model_info(model.package, model.device)
     scoring = ScoringSpec.of(model.package.manifest)
     return ServedModel(info, scoring, batchers["encoder"], batchers["decoder"])
 
 
-def batcher_of(graph: Graph | BoundGraph | ByDtype, engine: Engine, limits: Limits, turn: Turn) -> Batcher:
+def batcher_of(
+    graph: Graph | BoundGraph | ByDtype, engine: Engine, limits: Limits, turn: Turn, observer: Observer | None = None
+) -> Batcher:
     """The queue of one graph. Its batches shrink with the memory of the device."""
     if isinstance(graph, Graph):
-        return Batcher(partial(engine.run, graph), limits, turn=turn, at_once=partial(engine.run_here, graph))
+        at_once = partial(engine.run_here, graph)
+        return Batcher(partial(engine.run, graph), limits, turn=turn, at_once=at_once, observer=observer)
 
     async def compute(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
         outputs = await engine.run_bound(graph, pieces)
@@ -96,7 +106,7 @@ def batcher_of(graph: Graph | BoundGraph | ByDtype, engine: Engine, limits: Limi
         return outputs
 
     fitting = min(limits.max_batch_rows, graph.max_rows)
-    batcher = Batcher(compute, replace(limits, max_batch_rows=fitting), turn=turn)
+    batcher = Batcher(compute, replace(limits, max_batch_rows=fitting), turn=turn, observer=observer)
     return batcher
 
 

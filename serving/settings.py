@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -142,8 +143,22 @@ class Settings:
     grace: float = 30.0
     """Seconds that accepted calls may take after that; a second signal ends at once."""
 
+    http_port: int | None = None
+    """TCP port of /metrics (Prometheus), /healthz and /readyz; 0 takes a free one, which the log names. None: there are
+    no metrics. Whoever reaches it can read them."""
+
+    http_host: str = "127.0.0.1"
+    """Address of --http-port."""
+
+    traces: bool = False
+    """Send OpenTelemetry traces. Needs the extra [traces]; the standard variables OTEL_* say where to and which."""
+
     def check(self) -> None:
         """Raise SettingsError for what cannot work."""
+        if self.http_port is not None and not 0 <= self.http_port <= 65535:
+            raise SettingsError(f"--http-port: expected 0 to 65535, got {self.http_port}")
+        if self.traces and find_spec("opentelemetry") is None:
+            raise SettingsError("--traces: needs OpenTelemetry; install the extra [traces]")
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"--port: expected 0 to 65535, got {self.port}")
         if self.workers < 0:

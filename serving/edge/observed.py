@@ -13,10 +13,10 @@ Answer = Callable[[Any, Any], Awaitable[Any]]
 class CallObserver(Protocol):
     """Is told of the calls of one method."""
 
-    def began(self, context: Any) -> object:
+    def began(self, context: Any, /) -> object:
         """A call has come, with this grpc.aio.ServicerContext. What is returned is given back at its end."""
 
-    def ended(self, note: object, code: str, seconds: float) -> None:
+    def ended(self, note: Any, code: str, seconds: float, /) -> None:
         """It has ended, `seconds` later, with the status of that name."""
 
 

@@ -68,6 +68,11 @@ class BoundGraph:
         """Rows of the largest batch that fits; 0 if none does."""
         return self._sizes[-1] if self._sizes else 0
 
+    def padded_rows(self, rows: int) -> int:
+        """How many rows are computed for so many, padding included."""
+        full, rest = divmod(rows, max(1, self.max_rows))
+        return full * self.max_rows + (bucket_of(rest, self._sizes) if rest and self._sizes else 0)
+
     @property
     def placement(self) -> dict[str, int]:
         """As `Graph.placement`; it must be warm."""
@@ -184,6 +189,10 @@ class ByDtype:
     def max_rows(self) -> int:
         """Rows of the largest batch that both can compute at once."""
         return min(self.floats.max_rows, self.uint8.max_rows)
+
+    def padded_rows(self, rows: int) -> int:
+        """As `BoundGraph.padded_rows`; the two have the same batch sizes until one of them runs out of memory."""
+        return self.floats.padded_rows(rows)
 
     def run(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
         """As `BoundGraph.run`."""

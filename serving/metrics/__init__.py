@@ -1,7 +1,9 @@
 """Prometheus metrics of all processes of a server, which docs/metrics.md describes one by one.
 
 catalogue.py   what there is: names, kinds, labels, buckets        knows no Prometheus
-recorder.py    in a worker: counts calls, batches and scores into files that all processes share
+recorder.py    in a worker: counts calls, batches and scores
+made.py        the metrics that it counts with, in files that the supervisor reads
 folder.py      the files: what ended processes counted is kept, in one file of each kind
+endpoint.py    in the supervisor: the folder, and the address where all is scraped
 supervisor.py  in the supervisor: its own metrics, and the text that is scraped
 """

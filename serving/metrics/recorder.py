@@ -4,10 +4,12 @@ Every call pays for what is done here, so labels are looked up once, and a batch
 """
 
 import asyncio
+import atexit
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from prometheus_client import CollectorRegistry
+from prometheus_client.values import close_all_multiprocess_files
 
 from serving.batching import Batcher, Refusal, Run
 from serving.metrics import catalogue
@@ -31,6 +33,7 @@ class Recorder:
         counter = self._made.counter(catalogue.REFUSED)
         self._refused = {cause: counter.labels(cause).inc for cause in REFUSALS}
         self._in_flight = 0
+        atexit.register(close_all_multiprocess_files)  # not before: the last calls end with the loop
 
     def refused(self, cause: str) -> None:
         """A request was refused; a cause that is not in the catalogue counts as other."""
@@ -59,15 +62,14 @@ class Recorder:
         self._made.histogram(catalogue.SCORES).labels(model.name, model.version)  # a rate needs the zero before the
         self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)  # first of them
 
-    async def sample(self, batchers: Mapping[tuple[str, str], Batcher]) -> None:
-        """Set the gauges now and then, until this is cancelled. The keys are (model, graph)."""
-        while True:
-            self._made.gauge(catalogue.IN_FLIGHT).set(self._in_flight)
-            for labels, batcher in batchers.items():
-                self._made.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
-                self._made.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
-                self._made.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
-            await asyncio.sleep(SAMPLING_SECONDS)
+    def sample(self, batchers: Mapping[tuple[str, str], Batcher]) -> None:
+        """Set the gauges, now and every second as long as the loop runs. The keys are (model, graph)."""
+        self._made.gauge(catalogue.IN_FLIGHT).set(self._in_flight)
+        for labels, batcher in batchers.items():
+            self._made.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
+            self._made.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
+            self._made.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
+        asyncio.get_running_loop().call_later(SAMPLING_SECONDS, self.sample, batchers)
 
     def _count(self, change: int) -> None:
         self._in_flight += change

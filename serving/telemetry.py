@@ -1,0 +1,96 @@
+"""What looks on while a worker works: metrics, traces, both, or nothing, which then costs nothing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving.batching import Observer, Refusal, Run
+from vaeport.results import ModelInfo, Scores
+
+if TYPE_CHECKING:
+    from serving.edge.observed import CallObserver
+    from serving.metrics.recorder import Recorder
+    from serving.models import ServedModel
+    from serving.settings import Settings
+    from serving.tracing import Tracer
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """The observers of a worker."""
+
+    recorder: "Recorder | None" = None
+    tracer: "Tracer | None" = None
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "Telemetry":
+        """As the settings say; what is not asked for is not imported."""
+        recorder, tracer = None, None
+        if settings.http_port is not None:
+            from serving.metrics.recorder import Recorder
+
+            recorder = Recorder()
+        if settings.traces:
+            from serving.tracing import Tracer
+
+            tracer = Tracer()
+        return cls(recorder, tracer)
+
+    def of_method(self, method: str) -> "list[CallObserver]":
+        """What observes the calls of a method of ours, "/package.Service/Method"; what counts them comes last."""
+        observers: list[CallObserver] = []
+        if self.tracer is not None:
+            observers.append(self.tracer.of_method(method))
+        if self.recorder is not None:
+            observers.append(self.recorder.of_method(method.removeprefix("/")))
+        return observers
+
+    def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> Observer | None:
+        """What observes the batcher of a graph; `padded` says how many rows it computes for so many."""
+        counted = None if self.recorder is None else self.recorder.of_graph(model, graph, padded)
+        traced = None if self.tracer is None else self.tracer.of_graph(model, graph)
+        return _Both(counted, traced) if counted and traced else counted or traced
+
+    def refused(self, cause: str) -> None:
+        """A request was refused, for one of the causes in serving.metrics.catalogue."""
+        if self.recorder is not None:
+            self.recorder.refused(cause)
+
+    def scored(self, model: ModelInfo, scores: Scores) -> None:
+        """Some images have been scored."""
+        if self.recorder is not None:
+            self.recorder.scored(model, scores)
+
+    def serving(self, models: "Sequence[ServedModel]", precision: str) -> None:
+        """These take requests from now on. Needs a running loop."""
+        if self.recorder is not None:
+            for model in models:
+                self.recorder.served(model.info, precision)
+            batchers = {(m.info.name, role): getattr(m, role) for m in models for role in ("encoder", "decoder")}
+            self.recorder.sample(batchers)
+
+    def close(self) -> None:
+        """Send what is left."""
+        if self.tracer is not None:
+            self.tracer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """Two observers of a batcher; the notes are the second one's."""
+
+    counted: Observer
+    traced: Observer
+
+    def arrived(self) -> object:
+        return self.traced.arrived()
+
+    def refused(self, cause: Refusal) -> None:
+        self.counted.refused(cause)
+
+    def computed(self, run: Run) -> None:
+        self.counted.computed(run)
+        self.traced.computed(run)
+
+
+SILENT = Telemetry()
