@@ -67,10 +67,12 @@ class Telemetry:
             for model in models:
                 self.recorder.served(model.info, precision)
             batchers = {(m.info.name, role): getattr(m, role) for m in models for role in ("encoder", "decoder")}
-            self.recorder.sample(batchers)
+            self.recorder.keep_writing(batchers)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Write and send what is left."""
+        if self.recorder is not None:
+            self.recorder.write()
         if self.tracer is not None:
             self.tracer.close()
 

@@ -24,9 +24,10 @@ def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
     """The same, observed; `answer` aborts with every error."""
     if not observers:
         return answer
+    clock = time.perf_counter
 
     async def watched(request: Any, context: Any) -> Any:
-        started = time.perf_counter()
+        started = clock()
         notes = [observer.began(context) for observer in observers]
         code = grpc.StatusCode.CANCELLED
         try:
@@ -42,7 +43,7 @@ def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise
         finally:
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
             for observer, note in zip(observers, notes, strict=True):
                 observer.ended(note, code.name, seconds)
 

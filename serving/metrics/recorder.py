@@ -1,10 +1,13 @@
 """What a worker counts: calls, batches, scores, and what waits.
 
-Every call pays for what is done here, so labels are looked up once, and a batch is observed as a whole.
+Every call pays for what is done here, and a value in a shared file costs a microsecond. So what comes with each call or
+batch is kept in lists, and written twice a second: a process that is killed takes the last half second with it.
+All of it belongs to the loop's thread.
 """
 
 import asyncio
 import atexit
+from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,7 +20,7 @@ from serving.metrics.catalogue import OTHER, REASONS, REFUSALS, Spec
 from serving.metrics.made import Made, ManyHistogram
 from vaeport.results import ModelInfo, Scores
 
-SAMPLING_SECONDS = 1.0  # a scrape sees the gauges as they were at most so long ago
+WRITING_SECONDS = 0.5  # between what is counted and what can be scraped, at most; also the age of a gauge
 PERCENT = 100.0
 
 
@@ -32,20 +35,24 @@ class Recorder:
         self._made = Made(registry or CollectorRegistry())
         counter = self._made.counter(catalogue.REFUSED)
         self._refused = {cause: counter.labels(cause).inc for cause in REFUSALS}
-        self._in_flight = 0
+        self._parts: list[MethodRecorder | GraphRecorder] = []
         atexit.register(close_all_multiprocess_files)  # not before: the last calls end with the loop
+
+    def of_method(self, method: str) -> "MethodRecorder":
+        """Counts the calls of a method that this server has; what a stranger asks for must not become a label."""
+        part = MethodRecorder(method, self._made)
+        self._parts.append(part)
+        return part
+
+    def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> "GraphRecorder":
+        """Observes the batcher of a graph; `padded` says how many rows it computes for so many, if not just those."""
+        part = GraphRecorder((model, graph), self._made, self.refused, padded or (lambda rows: rows))
+        self._parts.append(part)
+        return part
 
     def refused(self, cause: str) -> None:
         """A request was refused; a cause that is not in the catalogue counts as other."""
         self._refused.get(cause, self._refused[OTHER])()
-
-    def of_method(self, method: str) -> "MethodRecorder":
-        """Counts the calls of a method that this server has; what a stranger asks for must not become a label."""
-        return MethodRecorder(method, self._made, self._count)
-
-    def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> "GraphRecorder":
-        """Observes the batcher of a graph; `padded` says how many rows it computes for so many, if not just those."""
-        return GraphRecorder((model, graph), self._made, self.refused, padded or (lambda rows: rows))
 
     def scored(self, model: ModelInfo, scores: Scores) -> None:
         """Some images have been scored."""
@@ -62,45 +69,58 @@ class Recorder:
         self._made.histogram(catalogue.SCORES).labels(model.name, model.version)  # a rate needs the zero before the
         self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)  # first of them
 
-    def sample(self, batchers: Mapping[tuple[str, str], Batcher]) -> None:
-        """Set the gauges, now and every second as long as the loop runs. The keys are (model, graph)."""
-        self._made.gauge(catalogue.IN_FLIGHT).set(self._in_flight)
+    def keep_writing(self, batchers: Mapping[tuple[str, str], Batcher]) -> None:
+        """Write, now and again as long as the loop runs. The keys of the batchers, whose queues are seen, are (model,
+        graph)."""
         for labels, batcher in batchers.items():
             self._made.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
             self._made.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
             self._made.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
-        asyncio.get_running_loop().call_later(SAMPLING_SECONDS, self.sample, batchers)
+        self.write()
+        asyncio.get_running_loop().call_later(WRITING_SECONDS, self.keep_writing, batchers)
 
-    def _count(self, change: int) -> None:
-        self._in_flight += change
+    def write(self) -> None:
+        """Write what has been counted."""
+        in_flight = 0
+        for part in self._parts:
+            part.write()
+            in_flight += part.in_flight
+        self._made.gauge(catalogue.IN_FLIGHT).set(in_flight)
 
 
 class MethodRecorder:
     """Counts the calls of one method; see `Recorder.of_method`."""
 
-    def __init__(self, method: str, made: Made, in_flight: Callable[[int], None]) -> None:
+    def __init__(self, method: str, made: Made) -> None:
+        self.in_flight = 0
         self._method = method
         self._calls = made.counter(catalogue.CALLS)
-        self._observe = made.histogram(catalogue.CALL_TIME).labels(method).observe
-        self._counts = {"OK": self._calls.labels(method, "OK").inc}
-        self._in_flight = in_flight
+        self._calls.labels(method, "OK")  # a rate needs the zero before the first one
+        self._histogram = made.histogram(catalogue.CALL_TIME).labels(method)
+        self._ended: list[tuple[str, float]] = []
 
     def began(self, _context: object) -> None:
         """No note is needed."""
-        self._in_flight(1)
+        self.in_flight += 1
 
     def ended(self, _note: object, code: str, seconds: float) -> None:
         """See CallObserver."""
-        self._in_flight(-1)
-        self._observe(seconds)
-        count = self._counts.get(code)
-        if count is None:
-            count = self._counts[code] = self._calls.labels(self._method, code).inc
-        count()
+        self.in_flight -= 1
+        self._ended.append((code, seconds))
+
+    def write(self) -> None:
+        """Write what has been counted."""
+        if self._ended:
+            self._histogram.observe_many([seconds for _, seconds in self._ended])
+            for code, count in Tally(code for code, _ in self._ended).items():
+                self._calls.labels(self._method, code).inc(count)
+            self._ended.clear()
 
 
 class GraphRecorder:
     """Observes the batcher of one graph; see `Recorder.of_graph`."""
+
+    in_flight = 0
 
     def __init__(
         self, labels: tuple[str, str], made: Made, refused: Callable[[str], None], padded: Callable[[int], int]
@@ -115,6 +135,8 @@ class GraphRecorder:
         self._failures = made.counter(catalogue.BATCH_FAILURES).labels(*labels)
         batches = made.counter(catalogue.BATCHES)
         self._batches = {reason: batches.labels(*labels, reason) for reason in REASONS}
+        self._waits: list[float] = []
+        self._runs: list[tuple[str, int, int, float, bool]] = []  # not the Run: that holds its callers' rows
 
     def arrived(self) -> None:
         """No note is needed."""
@@ -125,13 +147,21 @@ class GraphRecorder:
 
     def computed(self, run: Run) -> None:
         """See Observer."""
-        if began := run.began:
-            self._queue.observe_many([run.started - piece.request.arrived for piece in began])
-        self._batches[run.reason].inc()
-        self._rows.observe(run.rows)
-        self._fill.observe(run.rows / run.limit)
-        self._compute.observe(run.seconds)
-        if run.failure:
-            self._failures.inc()
-        if padding := self._padded(run.rows) - run.rows:
-            self._padding.inc(padding)
+        self._waits += [run.started - piece.request.arrived for piece in run.began]
+        self._runs.append((run.reason, run.rows, run.limit, run.seconds, run.failure != ""))
+
+    def write(self) -> None:
+        """Write what has been counted."""
+        if not self._runs:
+            return
+        reasons, rows, limits, seconds, failed = zip(*self._runs, strict=True)
+        self._queue.observe_many(self._waits)
+        self._compute.observe_many(seconds)
+        self._rows.observe_many(rows)
+        self._fill.observe_many([count / limit for count, limit in zip(rows, limits, strict=True)])
+        for reason, count in Tally(reasons).items():
+            self._batches[reason].inc(count)
+        self._failures.inc(sum(failed))
+        self._padding.inc(sum(self._padded(count) - count for count in rows))
+        self._waits.clear()
+        self._runs.clear()
