@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from serving.batching import Batched, Batcher, Limits, Turn
+from serving.batching import Batched, Batcher, Limits, Observer, Turn
 from serving.batching.delivery import Rows
 
 
@@ -122,10 +122,11 @@ async def batching(
     max_queue_bytes: int = 10**6,
     max_delay: float = 0.0,
     turn: Turn | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Batcher]:
     """A batcher that must have nothing left in the end."""
     limits = Limits(max_batch_rows, max_queue_rows, max_queue_bytes, max_delay)
-    batcher = Batcher(engine, limits, turn=turn, clock=engine.clock)
+    batcher = Batcher(engine, limits, turn=turn, clock=engine.clock, observer=observer)
     yield batcher
     await engine.release()
     await batcher.close()
