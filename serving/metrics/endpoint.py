@@ -6,10 +6,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.http_status import HttpStatus, Probe
-from serving.metrics.supervisor import Status, SupervisorMetrics
+from serving.metrics.status import Status
 from serving.settings import SettingsError
+
+if TYPE_CHECKING:
+    from serving.metrics.supervisor import SupervisorMetrics
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
@@ -17,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Probe) -> Iterator[SupervisorMetrics]:
+def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Probe) -> Iterator["SupervisorMetrics"]:
     """Serve /metrics, /healthz and /readyz. Workers must be started inside, for they inherit where to count.
 
     Args:
@@ -33,6 +37,8 @@ def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Prob
         return (True, "ready") if status().ready else (False, "not ready")
 
     with tempfile.TemporaryDirectory(prefix="vaeport-metrics-") as folder, _environment(MULTIPROCESS, folder):
+        from serving.metrics.supervisor import SupervisorMetrics  # imports prometheus_client, which reads MULTIPROCESS
+
         metrics = SupervisorMetrics(Path(folder), status)
         try:
             server = HttpStatus(host, port, metrics=metrics.scrape, live=live, ready=ready)

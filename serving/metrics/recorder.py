@@ -22,6 +22,7 @@ from vaeport.results import ModelInfo, Scores
 
 WRITING_SECONDS = 0.5  # between what is counted and what can be scraped, at most; also the age of a gauge
 PERCENT = 100.0
+USUAL_CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
 
 class Recorder:
@@ -95,7 +96,8 @@ class MethodRecorder:
         self.in_flight = 0
         self._method = method
         self._calls = made.counter(catalogue.CALLS)
-        self._calls.labels(method, "OK")  # a rate needs the zero before the first one
+        for code in USUAL_CODES:
+            self._calls.labels(method, code)  # a rate needs the zero before the first one
         self._histogram = made.histogram(catalogue.CALL_TIME).labels(method)
         self._ended: list[tuple[str, float]] = []
 

@@ -6,7 +6,6 @@ import resource
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,24 +17,11 @@ from prometheus_client.registry import Collector
 from serving.metrics import catalogue
 from serving.metrics.catalogue import EXIT_CAUSES, OTHER, RELOAD_RESULTS, START_REASONS, WORKER_STATES, Spec
 from serving.metrics.folder import MetricsFolder
+from serving.metrics.gpus import device_memory
+from serving.metrics.status import Status
 from vaeport._version import __version__
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What the supervisor knows at the moment.
-
-    Attributes:
-        ready: whether the server takes calls.
-        workers: the state of each worker process, of catalogue.WORKER_STATES, by its pid.
-        certificate_not_after: Unix time; None without TLS.
-    """
-
-    ready: bool
-    workers: Mapping[int, str]
-    certificate_not_after: float | None = None
 
 
 class SupervisorMetrics:
@@ -101,6 +87,8 @@ class _Events(Collector):
             if status.certificate_not_after is not None:
                 yield _gauge(catalogue.CERTIFICATE, {(): status.certificate_not_after})
             yield from self._processes(tuple(status.workers))
+        if memory := device_memory():
+            yield _gauge(catalogue.DEVICE_MEMORY, memory)
 
     def _processes(self, pids: Sequence[int]) -> Iterator[Metric]:
         usage = [_usage(pid) for pid in pids]

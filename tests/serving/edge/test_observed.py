@@ -44,9 +44,13 @@ class Witness(Telemetry):
 
     async def codes(self, count: int) -> list[tuple[str, str]]:
         """The calls that have ended, once there are so many: a caller may know it before the server."""
-        while len(self.ended) < count:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(self.ended) >= count)
         return [(method, code) for method, code, _ in self.ended]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110 - what is waited for is no event
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -116,8 +120,7 @@ async def test_a_stream_is_one_call(channel: aio.Channel, witness: Witness) -> N
 async def test_a_caller_who_leaves_is_told_from_one_whose_time_is_over(channel: aio.Channel, witness: Witness) -> None:
     encode = encoding(channel)
     leaving = encode(timeout=30)
-    while not witness.began:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(witness.began))
     await settle()
     leaving.cancel()
     assert await witness.codes(1) == [("Encode", "CANCELLED")]

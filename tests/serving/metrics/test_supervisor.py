@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from serving.metrics import catalogue
-from serving.metrics.supervisor import Status, SupervisorMetrics
+from serving.metrics.status import Status
+from serving.metrics.supervisor import SupervisorMetrics
 from tests.serving.metrics.reading import Samples, samples, value
 from vaeport._version import __version__
 

@@ -1,0 +1,19 @@
+"""What the supervisor knows, as it is asked at each scrape and probe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The server at the moment.
+
+    Attributes:
+        ready: whether it takes calls.
+        workers: the state of each worker process, of catalogue.WORKER_STATES, by its pid.
+        certificate_not_after: Unix time; None without TLS.
+    """
+
+    ready: bool
+    workers: Mapping[int, str]
+    certificate_not_after: float | None = None
