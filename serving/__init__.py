@@ -5,6 +5,8 @@ core.py     what each call means, free of any transport
 models.py   from a folder of packages to graphs with queues
 batching/   rows of many callers into batches                         knows neither grpc nor ONNX Runtime
 engine/     the thread that computes them
+metrics/    what workers count, and the text that Prometheus scrapes
+tracing.py  spans of calls and batches
 worker.py   one process: engine, core and edge, from start to drain
 supervisor several workers on one port
 """

@@ -87,3 +87,14 @@ def test_signatures_cost_nothing_until_they_are_asked_for() -> None:
 def test_the_supervisor_needs_neither_grpc_nor_onnx_runtime() -> None:
     heavy = {"grpc", "numpy", "onnx", "onnxruntime"}
     assert not modules_after("import serving.supervisor, serving.__main__") & heavy
+
+
+def test_batching_knows_nobody_who_observes_it() -> None:
+    for file in sources("serving/batching"):
+        tops = {name.split(".")[0] for name in imported_names(file)}
+        assert not tops & {"prometheus_client", "opentelemetry"}, file
+
+
+def test_metrics_are_served_without_grpc_onnx_runtime_or_numpy() -> None:
+    loaded = modules_after("import serving.metrics.endpoint, serving.metrics.supervisor, serving.http_status")
+    assert not loaded & {"grpc", "onnxruntime", "numpy", "opentelemetry"}

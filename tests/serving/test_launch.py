@@ -46,6 +46,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"batch_buckets": (1, 512, 512)}, "--batch-buckets"),
         ({"max_queue_rows": 1023}, "--max-queue-rows: expected at least 1024"),
         ({"require_signature": Path("/no")}, "--require-signature: expected the file of a public key, got /no"),
+        ({"http_port": 65536}, "--http-port: expected 0 to 65535, got 65536"),
         ({"max_queue_bytes": 0}, "--max-queue-bytes: expected at least 1, got 0"),
         ({"max_delay_ms": -1.0}, "--max-delay-ms"),
         ({"max_delay_ms": float("inf")}, "--max-delay-ms"),
