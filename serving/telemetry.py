@@ -61,13 +61,15 @@ class Telemetry:
         if self.recorder is not None:
             self.recorder.scored(model, scores)
 
-    def serving(self, models: "Sequence[ServedModel]", precision: str) -> None:
-        """These take requests from now on. Needs a running loop."""
+    def serving(
+        self, models: "Sequence[ServedModel]", precision: str, not_after: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """These take requests from now on; `not_after` is when the certificate in use ends. Needs a running loop."""
         if self.recorder is not None:
             for model in models:
                 self.recorder.served(model.info, precision)
             batchers = {(m.info.name, role): getattr(m, role) for m in models for role in ("encoder", "decoder")}
-            self.recorder.keep_writing(batchers)
+            self.recorder.keep_writing(batchers, not_after)
 
     def close(self) -> None:
         """Write and send what is left."""

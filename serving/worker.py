@@ -21,6 +21,7 @@ from serving.heartbeat import Heartbeat, heartbeat_of
 from serving.models import LoadedModel, load_models, serve_model
 from serving.settings import MAX_REQUEST_ROWS, Settings
 from serving.supervisor.messages import Order, Said
+from serving.telemetry import Telemetry
 from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device
 from vaeport.machine import usable_cores
 
@@ -98,14 +99,21 @@ async def _serve(
     turn = Turn()
     delay = settings.max_delay_ms / 1000
     limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
-    served = [serve_model(model, engine, limits, turn) for model in models]
-    core = Core(served, max_request_rows=MAX_REQUEST_ROWS, default_model=settings.default_model)
-    edge = Edge(core, address, settings)
+    telemetry = Telemetry.of(settings)
+    served = [serve_model(model, engine, limits, turn, telemetry) for model in models]
+    core = Core(
+        served,
+        max_request_rows=MAX_REQUEST_ROWS,
+        default_model=settings.default_model,
+        on_scores=telemetry.scored,
+    )
+    edge = Edge(core, address, settings, telemetry)
     canaries_of = {model.package.manifest.name: model.canaries for model in models}
     every, hang = settings.canary_seconds, settings.hang_seconds
     readiness = Readiness(canaries_of, engine, turn, every=every, hang=hang, show=edge.health.show)
     canaries = asyncio.create_task(readiness.run(), name="canaries")
     await edge.start()
+    telemetry.serving(served, settings.precision, edge.locks.not_after)
     channel.send((Said.SERVING, None))
     beat = partial(heartbeat_of, engine, readiness, served)
     beats = asyncio.create_task(_beat(channel, lambda: beat(edge.calls, draining=ending.done())))
@@ -119,6 +127,7 @@ async def _serve(
         await edge.stop(LOST_GRACE_SECONDS)
     canaries.cancel()
     await core.close()
+    telemetry.close()
     beats.cancel()
     if end is End.LOST:
         _end_without_device(channel)

@@ -1,48 +1,31 @@
 """One line in the log for each call, for who asks for it with `--log-calls`: what came of it, never what was in it."""
 
 import logging
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal
-
-import grpc
 
 from serving.edge.request_id import request_id_of
 from vaeport.wire import REQUEST_ID_KEY
 
 LogCalls = Literal["none", "failed", "all"]
-Answer = Callable[[Any, Any], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
 
 
-def logged(method: str, answer: Answer, which: LogCalls) -> Answer:
-    """`answer`, which answers calls of `method`; those of the kind `which` leave a line when they end."""
-    if which == "none":
-        return answer
+class CallLog:
+    """Observes the calls of one method, and leaves a line for each that failed, or for all."""
 
-    async def with_line(request: Any, context: Any) -> Any:
-        started = time.perf_counter()
-        status = "OK"
-        try:
-            return await answer(request, context)
-        except BaseException:
-            status = _status_of(context)
-            raise
-        finally:
-            if which == "all" or status != "OK":
-                _log(method, status, context, time.perf_counter() - started)
+    def __init__(self, method: str, which: LogCalls) -> None:
+        self._method = method
+        self._all = which == "all"
 
-    return with_line
+    def began(self, context: Any) -> Any:
+        """The call is known by its context."""
+        return context
 
-
-def _status_of(context: Any) -> str:
-    """Of a call that was aborted, or that the caller or its deadline has ended."""
-    code = context.code()
-    if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK:
-        return code.name
-    remaining = context.time_remaining()
-    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+    def ended(self, context: Any, code: str, seconds: float) -> None:
+        """See CallObserver."""
+        if self._all or code != "OK":
+            _log(self._method, code, context, seconds)
 
 
 def _log(method: str, status: str, context: Any, seconds: float) -> None:

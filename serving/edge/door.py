@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import grpc
 from grpc import aio
 
-from serving.edge.calls import LogCalls, logged
+from serving.edge.observed import CallObserver, cause_of, observed
 from serving.edge.request_id import request_id_of
 from serving.edge.status import Failure, failure_of
+from serving.telemetry import SILENT, Telemetry
 from vaeport.errors import VaeportError
 from vaeport.wire import REQUEST_ID_KEY
 
@@ -44,18 +45,23 @@ class Door(grpc.GenericRpcHandler):
 
     Args:
         checks: what may speak against a call.
-        log_calls: which of those that are refused leave a line in the log. What is not offered never does: its name
-            would be a stranger's text.
+        telemetry: is told of refusals.
     """
 
-    def __init__(self, checks: Sequence[Check], log_calls: LogCalls = "none") -> None:
+    def __init__(self, checks: Sequence[Check], telemetry: Telemetry = SILENT) -> None:
         self._checks = tuple(checks)
-        self._log_calls = log_calls
+        self._telemetry = telemetry
+        self._observers: dict[str, Sequence[CallObserver]] = {}
         self._handlers: dict[str, Handler] = {}
 
-    def add(self, method: str, handler: "Handler") -> None:
-        """Offer `/package.Service/Method`."""
+    def add(self, method: str, handler: "Handler", observers: Sequence[CallObserver] = ()) -> None:
+        """Offer `/package.Service/Method`.
+
+        `observers` are told of the calls that are refused here. Nobody is of what is not offered: its name would be a
+        stranger's text.
+        """
         self._handlers[method] = handler
+        self._observers[method] = observers
 
     def service(self, handler_call_details: Details) -> "Handler":  # type: ignore[override]
         """The handler of a call, or one that refuses it.
@@ -69,7 +75,9 @@ class Door(grpc.GenericRpcHandler):
         error = self._objection(handler_call_details)
         if error is None:
             return handler
-        return refusal(failure_of(error, method, request_id_of(metadata)), method, self._log_calls)
+        if cause := cause_of(error):
+            self._telemetry.refused(cause)
+        return refusal(failure_of(error, method, request_id_of(metadata)), self._observers[method])
 
     def _objection(self, details: Details) -> Exception | None:
         try:
@@ -81,13 +89,13 @@ class Door(grpc.GenericRpcHandler):
         return None
 
 
-def refusal(failure: Failure, method: str = "", log_calls: LogCalls = "none") -> "Handler":
+def refusal(failure: Failure, observers: Sequence[CallObserver] = ()) -> "Handler":
     """A handler that ends a call at once. As that of a stream it decides itself what to read: nothing."""
 
     async def refuse(_requests: object, context: Any) -> None:
         await abort(context, failure)
 
-    return grpc.stream_stream_rpc_method_handler(logged(method, refuse, log_calls))
+    return grpc.stream_stream_rpc_method_handler(observed(refuse, observers))
 
 
 async def abort(context: Any, failure: Failure) -> None:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from grpc import aio
 
-from serving.edge.calls import LogCalls, logged
+from serving.edge.calls import CallLog, LogCalls
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
+from serving.edge.observed import CallObserver, DrainingError, cause_of, observed
 from serving.edge.peers import Hold, Peers
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
+from serving.telemetry import SILENT, Telemetry
 from vaeport.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 HEALTH = "/grpc.health.v1.Health/"
 OURS = "/vaeport."
-DRAINING = "the server is draining"
 
 Behaviour = Callable[[Any, Any], Any]
 
@@ -40,7 +41,8 @@ class GuardedServer:
         server: the real one, which gets a single handler: the door.
         checks: what the door asks, besides whether the server drains.
         peers: what each caller may have in hand; None is no limit.
-        log_calls: which of them leave a line in the log.
+        log_calls: which calls leave a line in the log.
+        telemetry: is told of every call of a method that is offered, and of refusals.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class GuardedServer:
         checks: Sequence[Check] = (),
         peers: Peers | None = None,
         log_calls: LogCalls = "none",
+        telemetry: Telemetry = SILENT,
     ) -> None:
-        self._door = Door([self._check_draining, *checks], log_calls)
+        self._telemetry = telemetry
+        self._door = Door([self._check_draining, *checks], telemetry)
         self._peers = peers
         self._log_calls = log_calls
         server.add_generic_rpc_handlers((self._door,))
@@ -66,7 +70,8 @@ class GuardedServer:
         """Called by generated code with the methods of one service."""
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
-            self._door.add(method, self._guard(method, handler))
+            observers = self._observers(method)
+            self._door.add(method, self._guard(method, handler, observers), observers)
 
     @property
     def active(self) -> int:
@@ -88,10 +93,14 @@ class GuardedServer:
 
     def _check_draining(self, details: Details) -> UnavailableError | None:
         if self._draining.is_set() and not details.method.startswith(HEALTH):  # which says NOT_SERVING by itself
-            return UnavailableError(DRAINING)
+            return DrainingError()
         return None
 
-    def _guard(self, method: str, handler: Any) -> "Handler":
+    def _observers(self, method: str) -> list[CallObserver]:
+        lines = [] if self._log_calls == "none" else [CallLog(method, self._log_calls)]
+        return [*self._telemetry.of_method(method), *lines]
+
+    def _guard(self, method: str, handler: Any, observers: Sequence[CallObserver]) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
         counted = not handler.response_streaming or method.startswith(OURS)
@@ -105,7 +114,7 @@ class GuardedServer:
             hold = None
             try:
                 if self._draining.is_set() and not method.startswith(HEALTH):  # since it came by the door
-                    raise UnavailableError(DRAINING)
+                    raise DrainingError()
                 if peers is not None:
                     hold = peers.enter(caller_of(context))
                 if handler.request_streaming:
@@ -118,14 +127,16 @@ class GuardedServer:
             except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
                 raise asyncio.CancelledError from None  # nothing of a cancelled call
             except Exception as error:
+                if cause := cause_of(error):
+                    self._telemetry.refused(cause)
                 await abort(context, failure_of(error, method, request_id_of(context.invocation_metadata())))
             finally:
                 if hold is not None:
                     hold.end()
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        answer_call = logged(method, guarded, self._log_calls)
-        return cast("Handler", make(answer_call, _lenient(handler.request_deserializer), handler.response_serializer))
+        watched = observed(guarded, observers)
+        return cast("Handler", make(watched, _lenient(handler.request_deserializer), handler.response_serializer))
 
     def _enter(self) -> None:
         self._active += 1
@@ -184,7 +195,7 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
         await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
         if coming.done():
             return coming.result()
-        raise UnavailableError(DRAINING)
+        raise UnavailableError("the server is draining")
     finally:
         coming.cancel()
 

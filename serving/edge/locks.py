@@ -42,6 +42,10 @@ class Locks:
         """Of the port; None is plain text."""
         return server_credentials(self.identity) if self.identity else None
 
+    def not_after(self) -> float | None:
+        """When the certificate in use ends, as Unix time; None without TLS."""
+        return self.identity.value.not_after.timestamp() if self.identity else None
+
     def renew(self) -> None:
         """Read again what has changed. A broken file changes nothing, and is named in the log."""
         if self._tokens:

@@ -7,7 +7,31 @@ from typing import Any, Protocol
 
 import grpc
 
+from serving.edge.peers import TooManyBytesError, TooManyCallsError
+from vaeport.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+
 Answer = Callable[[Any, Any], Awaitable[Any]]
+
+
+class DrainingError(UnavailableError):
+    """The server takes no new calls."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is draining")
+
+
+CAUSES: dict[type[Exception], str] = {
+    DrainingError: "draining",
+    UnauthenticatedError: "credentials",
+    PermissionDeniedError: "permission",
+    TooManyCallsError: "peer_calls",
+    TooManyBytesError: "peer_bytes",
+}
+
+
+def cause_of(error: Exception) -> str | None:
+    """For which cause of serving.metrics.catalogue the edge refuses a call; None if this is no refusal of the edge."""
+    return CAUSES.get(type(error))
 
 
 class CallObserver(Protocol):
@@ -36,7 +60,7 @@ def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
             return response
         except asyncio.CancelledError:
             # grpc.aio cancels for both; a call that the guard found to be over has no status either.
-            if context.time_remaining() == 0:
+            if context.time_remaining() is not None and context.time_remaining() <= 0:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             raise
         except Exception:

@@ -8,6 +8,14 @@ from vaeport.errors import OverloadedError
 RETRY_SECONDS = 0.1  # when a caller's own calls end, he knows best
 
 
+class TooManyCallsError(OverloadedError):
+    """A caller has as many calls in hand as he may."""
+
+
+class TooManyBytesError(OverloadedError):
+    """A caller has as many bytes of requests in hand as he may."""
+
+
 class Peers:
     """What each caller has in hand.
 
@@ -34,7 +42,7 @@ class Peers:
         """
         calls = self._calls.get(caller, 0)
         if self.max_calls and calls >= self.max_calls:
-            raise OverloadedError(f"{caller} has {calls} calls in hand, and may have no more", RETRY_SECONDS)
+            raise TooManyCallsError(f"{caller} has {calls} calls in hand, and may have no more", RETRY_SECONDS)
         self._calls[caller] = calls + 1
         return Hold(self, caller)
 
@@ -42,7 +50,7 @@ class Peers:
         """Count the bytes of a request; OverloadedError if they are too many."""
         held = self._bytes.get(caller, 0)
         if self.max_bytes and held and held + size > self.max_bytes:
-            raise OverloadedError(
+            raise TooManyBytesError(
                 f"{caller} has {held} bytes of requests in hand, and may have {self.max_bytes}", RETRY_SECONDS
             )
         self._bytes[caller] = held + size

@@ -17,6 +17,7 @@ from serving.edge.locks import Locks
 from serving.edge.port import Port
 from serving.edge.servicer import VaeServicer
 from serving.settings import Settings
+from serving.telemetry import SILENT, Telemetry
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
@@ -35,6 +36,7 @@ class Edge:
         core: answers the calls.
         address: "HOST:PORT", or "unix:PATH".
         settings: TLS, tokens, limits of callers and of connections.
+        telemetry: is told of every call.
 
     Attributes:
         health: what it says of the models.
@@ -43,13 +45,13 @@ class Edge:
         SettingsError: certificate, key or tokens cannot be used, or the address cannot be bound.
     """
 
-    def __init__(self, core: Core, address: str, settings: Settings = PLAIN) -> None:
+    def __init__(self, core: Core, address: str, settings: Settings = PLAIN, telemetry: Telemetry = SILENT) -> None:
         self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
         keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
-        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers, settings.log_calls)
+        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry)
         self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)

@@ -20,7 +20,7 @@ REFUSALS = (
     *("queue_rows", "queue_bytes", "deadline_on_arrival", "deadline_in_queue", "deadline_computing", "stopping"),
     *("draining", "credentials", "permission", "peer_calls", "peer_bytes", OTHER),
 )
-START_REASONS = ("start", "crash", "hang", "reload", "certificate", OTHER)
+START_REASONS = ("start", "crash", "hang", "reload", OTHER)
 EXIT_CAUSES = ("stopped", "replaced", "failed_start", "crash", "hang", "device_lost", OTHER)
 RELOAD_RESULTS = ("done", "failed", OTHER)
 WORKER_STATES = ("starting", "ready", "draining", OTHER)
@@ -45,7 +45,7 @@ class Spec:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    over_workers: Literal["livesum", "livemax"] = "livesum"
+    over_workers: Literal["livesum", "livemax", "livemin"] = "livesum"
     source: Literal["worker", "supervisor"] = "worker"
 
 
@@ -101,8 +101,8 @@ RELOADS = Spec("vaeport_reloads_total", "counter", "Reloads of the models", ("re
 CERTIFICATE = Spec(
     "vaeport_certificate_not_after_timestamp_seconds",
     "gauge",
-    "Unix time at which the TLS certificate expires; absent without TLS",
-    source="supervisor",
+    "Unix time at which the TLS certificate in use expires; absent without TLS",
+    over_workers="livemin",
 )
 MEMORY = Spec("vaeport_resident_memory_bytes", "gauge", "Resident memory", ("process",), source="supervisor")
 CPU = Spec("vaeport_cpu_seconds_total", "counter", "User and system CPU time", ("process",), source="supervisor")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from serving.metrics.catalogue import CATALOGUE, Spec
+from serving.metrics.catalogue import Spec
 
 
 class ManyHistogram(Histogram):
@@ -27,14 +27,15 @@ Metric = TypeVar("Metric", Counter, Gauge, ManyHistogram)
 
 
 class Made:
-    """The metrics of a worker, each made once.
+    """The metrics of a worker, each made when it is needed first: one without labels is 0 from then on.
 
     Args:
         registry: for who wants to read them in this process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._metrics = {spec.name: _make(spec, registry) for spec in CATALOGUE if spec.source == "worker"}
+        self._registry = registry
+        self._metrics: dict[str, Counter | Gauge | ManyHistogram] = {}
 
     def counter(self, spec: Spec) -> Counter:
         """The counter of that name."""
@@ -49,7 +50,9 @@ class Made:
         return self._get(ManyHistogram, spec)
 
     def _get(self, kind: type[Metric], spec: Spec) -> Metric:
-        metric = self._metrics[spec.name]
+        metric = self._metrics.get(spec.name)
+        if metric is None:
+            metric = self._metrics[spec.name] = _make(spec, self._registry)
         assert isinstance(metric, kind)
         return metric
 

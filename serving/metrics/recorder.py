@@ -70,15 +70,25 @@ class Recorder:
         self._made.histogram(catalogue.SCORES).labels(model.name, model.version)  # a rate needs the zero before the
         self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)  # first of them
 
-    def keep_writing(self, batchers: Mapping[tuple[str, str], Batcher]) -> None:
-        """Write, now and again as long as the loop runs. The keys of the batchers, whose queues are seen, are (model,
-        graph)."""
+    def keep_writing(
+        self,
+        batchers: Mapping[tuple[str, str], Batcher],
+        not_after: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Write, now and again as long as the loop runs.
+
+        Args:
+            batchers: whose queues are seen, by (model, graph).
+            not_after: when the certificate in use ends, as Unix time; None without TLS.
+        """
         for labels, batcher in batchers.items():
             self._made.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
             self._made.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
             self._made.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
+        if (end := not_after()) is not None:
+            self._made.gauge(catalogue.CERTIFICATE).set(end)
         self.write()
-        asyncio.get_running_loop().call_later(WRITING_SECONDS, self.keep_writing, batchers)
+        asyncio.get_running_loop().call_later(WRITING_SECONDS, self.keep_writing, batchers, not_after)
 
     def write(self) -> None:
         """Write what has been counted."""

@@ -11,9 +11,7 @@ class Status:
     Attributes:
         ready: whether it takes calls.
         workers: the state of each worker process, of catalogue.WORKER_STATES, by its pid.
-        certificate_not_after: Unix time; None without TLS.
     """
 
     ready: bool
     workers: Mapping[int, str]
-    certificate_not_after: float | None = None

@@ -84,8 +84,6 @@ class _Events(Collector):
         with self._lock:
             for spec, counts in self._counts.items():
                 yield _counter(spec, {(label,): float(count) for label, count in counts.items()})
-            if status.certificate_not_after is not None:
-                yield _gauge(catalogue.CERTIFICATE, {(): status.certificate_not_after})
             yield from self._processes(tuple(status.workers))
         if memory := device_memory():
             yield _gauge(catalogue.DEVICE_MEMORY, memory)

@@ -66,7 +66,7 @@ class Traced:
         self._unused = toy.encoder
         address = free_address()
         self._core = Core([replace(toy, encoder=self.encoder)], max_request_rows=8)
-        self._edge = Edge(self._core, address, telemetry)
+        self._edge = Edge(self._core, address, telemetry=telemetry)
         self.channel = aio.insecure_channel(address)
 
     async def start(self) -> None:

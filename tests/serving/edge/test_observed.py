@@ -74,7 +74,7 @@ async def channel(witness: Witness, held: asyncio.Event) -> AsyncIterator[aio.Ch
 
     address = free_address()
     core = Core([toy_model(encode=encode)], max_request_rows=8)
-    edge = Edge(core, address, witness)
+    edge = Edge(core, address, telemetry=witness)
     await edge.start()
     async with aio.insecure_channel(address) as channel:
         yield channel

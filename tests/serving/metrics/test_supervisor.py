@@ -51,15 +51,13 @@ def test_events_are_counted_and_unknown_words_make_no_label(supervisor: Supervis
     assert {name: set(found[name]) for name in found} == {name: set(before[name]) for name in before}
 
 
-def test_readiness_workers_and_certificate_are_what_they_are_now(supervisor: Supervisor) -> None:
+def test_readiness_and_workers_are_what_they_are_now(supervisor: Supervisor) -> None:
     assert value(supervisor.scrape(), "vaeport_ready") == 0
-    assert "vaeport_certificate_not_after_timestamp_seconds" not in supervisor.scrape()
-    supervisor.status = Status(True, {os.getpid(): "ready", 2**22 + 1: "starting", 2**22 + 2: "odd"}, 1.8e9)
+    supervisor.status = Status(True, {os.getpid(): "ready", 2**22 + 1: "starting", 2**22 + 2: "odd"})
     found = supervisor.scrape()
     assert value(found, "vaeport_ready") == 1
     states = {dict(key)["state"]: count for key, count in found["vaeport_workers"].items()}
     assert states == {"starting": 1, "ready": 1, "draining": 0, "other": 1}
-    assert value(found, "vaeport_certificate_not_after_timestamp_seconds") == 1.8e9
 
 
 def test_the_build_is_a_gauge_with_labels(supervisor: Supervisor) -> None:
@@ -95,7 +93,7 @@ def test_openmetrics_is_given_to_who_asks_for_it(supervisor: Supervisor) -> None
 
 
 def test_the_catalogue_names_what_the_supervisor_exposes_and_no_more(supervisor: Supervisor) -> None:
-    supervisor.status = Status(True, {}, 1.0)
+    supervisor.status = Status(True, {})
     expected = {spec.name: set(spec.labels) for spec in catalogue.CATALOGUE if spec.source == "supervisor"}
     del expected[catalogue.DEVICE_MEMORY.name]
     found = supervisor.scrape()
