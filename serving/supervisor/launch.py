@@ -9,6 +9,7 @@ from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.gpus import visible_gpus
 from serving.supervisor.notify import Notifier
+from serving.supervisor.observed import observed
 from serving.supervisor.ports import reserved_address
 from serving.supervisor.supervisor import Supervisor
 from vaeport.machine import usable_cores
@@ -35,7 +36,8 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
     with reserved_address(settings) as address:
         notify = Notifier(environment.get("NOTIFY_SOCKET"))
         supervisor = Supervisor(settings, partial(work, settings, address, gpus), partial(_announce, address), notify)
-        return supervisor.run()
+        with observed(supervisor, settings):
+            return supervisor.run()
 
 
 def _count(settings: Settings, gpus: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from serving.heartbeat import hung
 from serving.repository import default_packages
@@ -22,12 +23,18 @@ from serving.settings import Settings
 from serving.supervisor.crashes import LIMIT, Crashes
 from serving.supervisor.messages import Order
 from serving.supervisor.notify import Notifier
+from serving.supervisor.observed import HUNG, exit_cause, status_of
 from serving.supervisor.process import State, Target, WorkerProcess
 from vaeport.errors import PackageError
+
+if TYPE_CHECKING:
+    from serving.metrics.status import Status
+    from serving.metrics.supervisor import SupervisorMetrics
 
 TICK_SECONDS = 1.0  # at most, between two looks at the clock
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
 KILL_AFTER_GRACE_SECONDS = 5.0
+LIVE_SECONDS = 10.0  # without a turn of the loop: it is stuck
 LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
@@ -65,11 +72,15 @@ class Supervisor:
         target: what a worker runs; called with its slot, its packages and its end of the channel.
         announce: called once, when all workers take calls.
         notify: a service manager.
+
+    Attributes:
+        metrics: counts what happens, if it is asked for.
     """
 
     def __init__(
         self, settings: Settings, target: Target, announce: Callable[[], None], notify: Notifier | None = None
     ) -> None:
+        self.metrics: SupervisorMetrics | None = None
         self._settings = settings
         self._target = target
         self._announce = announce
@@ -81,6 +92,8 @@ class Supervisor:
         self._started = 0
         self._start_at = 0.0  # the earliest moment for another worker of the current generation
         self._ready = False
+        self._stepped = time.monotonic()
+        self._why = "start"  # the next worker of the current generation starts
         self._signals: list[int] = []
         self._stopping = 0  # signals that have been acted upon
         self._status = 0
@@ -107,8 +120,17 @@ class Supervisor:
                     worker.end()
         return self._status
 
+    def status(self) -> "Status":
+        """The server at the moment; from any thread."""
+        return status_of(self._workers(), ready=self._ready and not self._stopping)
+
+    def live(self) -> tuple[bool, str]:
+        """Whether this loop turns, in words, too; from any thread."""
+        silence = time.monotonic() - self._stepped
+        return silence < LIVE_SECONDS, f"the supervisor was awake {silence:.1f} s ago"
+
     def _step(self) -> None:
-        now = time.monotonic()
+        now = self._stepped = time.monotonic()
         for worker in self._workers():
             worker.read(now)
         for worker in self._workers():
@@ -139,6 +161,8 @@ class Supervisor:
         worker = WorkerProcess.start(self._started, slot, generation.packages, self._target, now)
         generation.workers.append(worker)
         self._started += 1
+        if self.metrics is not None:
+            self.metrics.worker_started("reload" if generation is self._next else self._why)
         log.info("worker %d started, process %d", worker.number, worker.process.pid)
 
     # --- workers that end
@@ -147,11 +171,15 @@ class Supervisor:
         """Draw the conclusions from the end of a worker."""
         worker.read(now)  # its last words
         how = worker.end()
+        cause = exit_cause(worker, leaving=worker in self._leaving, stopping=bool(self._stopping))
+        if self.metrics is not None and worker.process.pid is not None:
+            self.metrics.worker_exited(worker.process.pid, cause)
         if worker in self._leaving:
             self._leaving.remove(worker)
             self._left(worker, how)
         elif worker in self._current.workers:
             self._current.workers.remove(worker)
+            self._why = "hang" if cause == "hang" else "crash"
             self._died(worker, how, now)
         elif self._next is not None:
             self._next.workers.remove(worker)
@@ -221,9 +249,9 @@ class Supervisor:
             return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
         silence = now - worker.heard
         if worker.state in (State.OPENING, State.SERVING) and silence > settings.hang_seconds:
-            return f"has hung for {silence:.1f} s"
+            return f"{HUNG} for {silence:.1f} s"
         if worker.state is State.SERVING and worker.beat and (why := hung(worker.beat, now, settings.hang_seconds)):
-            return f"has hung: {why}"
+            return f"{HUNG}: {why}"
         return ""
 
     # --- reload
@@ -271,6 +299,8 @@ class Supervisor:
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
         self._leaving += old.workers
+        if self.metrics is not None:
+            self.metrics.reloaded("done")
 
     def _refuse(self, generation: Generation, why: str, now: float) -> None:
         """Give a reload up. The current workers have not noticed it."""
@@ -282,6 +312,8 @@ class Supervisor:
 
     def _refused_because(self, why: str, now: float) -> None:
         log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
+        if self.metrics is not None:
+            self.metrics.reloaded("failed")
         if self._settings.watch:  # what is being copied will be whole soon
             self._look_at = now + self._retry
             self._retry = min(2 * self._retry, LONGEST_RETRY)

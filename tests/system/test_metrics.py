@@ -1,6 +1,8 @@
 """Metrics of a real server with two workers, scraped over HTTP."""
 
+import os
 import re
+import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -102,7 +104,41 @@ def test_the_labels_are_those_of_the_catalogue_and_strangers_make_none(observed:
 
 
 def test_probes_answer(observed: ServerProcess) -> None:
-    assert (get(observed, "/healthz"), get(observed, "/readyz")) == ("alive\n", "ready\n")
+    assert get(observed, "/healthz").startswith("the supervisor was awake")
+    assert get(observed, "/readyz") == "ready\n"
+
+
+def test_no_count_is_lost_when_workers_are_killed_or_replaced(
+    models: Path, start_server: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    ages = ["--max-connection-age-seconds", "0.5", "--lame-duck-seconds", "0"]
+    server = start_server("--models", str(models), "--workers", "2", "--http-port", "0", *ages)
+    with vaeport.Client(server.address) as client:
+        client.encode(np.zeros((3, 1, 8, 8), np.float32))
+
+    def rows(found: Samples) -> float:
+        return value(found, "vaeport_batch_rows_sum", model="digits", graph="encoder")
+
+    until(server, lambda found: rows(found) == 3)
+    for pid in re.findall(r"worker \d+ started, process (\d+)", server.read_log()):
+        os.kill(int(pid), signal.SIGKILL)
+    found = until(server, lambda found: value(found, "vaeport_workers", state="ready") == 2 and starts(found) == 4)
+    assert rows(found) == 3
+    assert value(found, "vaeport_worker_starts_total", reason="crash") == 2
+    assert value(found, "vaeport_worker_exits_total", cause="crash") == 2
+    server.process.send_signal(signal.SIGHUP)
+    found = until(server, lambda found: value(found, "vaeport_worker_exits_total", cause="replaced") == 2)
+    assert rows(found) == 3
+    assert value(found, "vaeport_reloads_total", result="done") == 1
+    assert value(found, "vaeport_worker_starts_total", reason="reload") == 2
+    assert value(found, "vaeport_queue_limit_rows", model="digits", graph="encoder") == 2 * 4096
+    files = [file.name for file in tmp_path.glob("vaeport-metrics-*/*")]
+    assert len(files) == 2 + 2 * 4, files  # two kinds are kept; each worker has two kinds and two of gauges
+
+
+def starts(found: Samples) -> float:
+    return value(found, "vaeport_worker_starts_total")
 
 
 def test_the_folder_goes_with_the_server_and_nothing_is_said_of_it(

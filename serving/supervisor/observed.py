@@ -1,0 +1,52 @@
+"""What the supervisor tells of itself: why workers start and end, and how the server is at the moment."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from serving.metrics.status import Status
+from serving.settings import Settings
+from serving.supervisor.process import State, WorkerProcess
+
+if TYPE_CHECKING:
+    from serving.supervisor.supervisor import Supervisor
+
+HUNG = "has hung"
+STATES = {State.SERVING: "ready", State.LEAVING: "draining"}  # else starting
+
+
+@contextmanager
+def observed(supervisor: "Supervisor", settings: Settings) -> Iterator[None]:
+    """Metrics and probes of a server, as long as it runs; nothing without `--http-port`.
+
+    Raises:
+        SettingsError: it cannot listen there.
+    """
+    if settings.http_port is None:
+        yield
+        return
+    from serving.metrics.endpoint import http_endpoint
+
+    with http_endpoint(settings.http_host, settings.http_port, supervisor.status, supervisor.live) as metrics:
+        supervisor.metrics = metrics
+        yield
+
+
+def exit_cause(worker: WorkerProcess, *, leaving: bool, stopping: bool) -> str:
+    """Why a worker has ended, in the words of serving.metrics.catalogue.EXIT_CAUSES."""
+    if worker.process.exitcode == os.EX_TEMPFAIL:  # serving.worker.EXIT_DEVICE_LOST
+        return "device_lost"
+    if worker.failure.startswith(HUNG):
+        return "hang"
+    if stopping:
+        return "stopped"
+    if leaving and (worker.process.exitcode == 0 or worker.serving_since is None):
+        return "replaced"
+    return "crash" if worker.serving_since is not None else "failed_start"
+
+
+def status_of(workers: list[WorkerProcess], *, ready: bool) -> Status:
+    """The server at the moment."""
+    states = {worker.process.pid or 0: STATES.get(worker.state, "starting") for worker in workers}
+    return Status(ready and "ready" in states.values(), states)
