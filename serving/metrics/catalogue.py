@@ -23,7 +23,7 @@ REFUSALS = (
 START_REASONS = ("start", "crash", "hang", "reload", OTHER)
 EXIT_CAUSES = ("stopped", "replaced", "failed_start", "crash", "hang", "device_lost", OTHER)
 RELOAD_RESULTS = ("done", "failed", OTHER)
-WORKER_STATES = ("starting", "ready", "draining", OTHER)
+WORKER_STATES = ("starting", "ready", "unready", "draining", OTHER)
 
 
 @dataclass(frozen=True, slots=True)

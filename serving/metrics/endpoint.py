@@ -34,7 +34,8 @@ def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Prob
     """
 
     def ready() -> tuple[bool, str]:
-        return (True, "ready") if status().ready else (False, "not ready")
+        reason = status().reason
+        return not reason, f"not ready: {reason}" if reason else "ready"
 
     with tempfile.TemporaryDirectory(prefix="vaeport-metrics-") as folder, _environment(MULTIPROCESS, folder):
         from serving.metrics.supervisor import SupervisorMetrics  # imports prometheus_client, which reads MULTIPROCESS

@@ -9,9 +9,14 @@ class Status:
     """The server at the moment.
 
     Attributes:
-        ready: whether it takes calls.
+        reason: why it takes no calls; "" if it does.
         workers: the state of each worker process, of catalogue.WORKER_STATES, by its pid.
     """
 
-    ready: bool
+    reason: str
     workers: Mapping[int, str]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes calls."""
+        return not self.reason

@@ -46,7 +46,18 @@ def exit_cause(worker: WorkerProcess, *, leaving: bool, stopping: bool) -> str:
     return "crash" if worker.serving_since is not None else "failed_start"
 
 
-def status_of(workers: list[WorkerProcess], *, ready: bool) -> Status:
-    """The server at the moment."""
-    states = {worker.process.pid or 0: STATES.get(worker.state, "starting") for worker in workers}
-    return Status(ready and "ready" in states.values(), states)
+def status_of(workers: list[WorkerProcess], reason: str = "") -> Status:
+    """The server at the moment; `reason` is why it takes no calls, whatever its workers say."""
+    states = {worker.process.pid or 0: _state(worker) for worker in workers}
+    if not reason and "ready" not in states.values():
+        reason = next((why for worker in workers if (why := _ails(worker))), "no worker serves")
+    return Status(reason, states)
+
+
+def _state(worker: WorkerProcess) -> str:
+    return "unready" if _ails(worker) else STATES.get(worker.state, "starting")
+
+
+def _ails(worker: WorkerProcess) -> str:
+    """Why a worker that serves is not ready, by its last beat."""
+    return worker.beat.reason if worker.state is State.SERVING and worker.beat is not None else ""

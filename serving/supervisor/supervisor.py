@@ -122,7 +122,7 @@ class Supervisor:
 
     def status(self) -> "Status":
         """The server at the moment; from any thread."""
-        return status_of(self._workers(), ready=self._ready and not self._stopping)
+        return status_of(self._workers(), "stopping" if self._stopping else "" if self._ready else "starting")
 
     def live(self) -> tuple[bool, str]:
         """Whether this loop turns, in words, too; from any thread."""

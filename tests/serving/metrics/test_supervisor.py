@@ -20,7 +20,7 @@ class Supervisor:
     """One that can be told what it knows."""
 
     def __init__(self, folder: Path) -> None:
-        self.status = Status(ready=False, workers={})
+        self.status = Status("starting", {})
         self.metrics = SupervisorMetrics(folder, lambda: self.status)
 
     def scrape(self) -> Samples:
@@ -53,11 +53,11 @@ def test_events_are_counted_and_unknown_words_make_no_label(supervisor: Supervis
 
 def test_readiness_and_workers_are_what_they_are_now(supervisor: Supervisor) -> None:
     assert value(supervisor.scrape(), "vaeport_ready") == 0
-    supervisor.status = Status(True, {os.getpid(): "ready", 2**22 + 1: "starting", 2**22 + 2: "odd"})
+    supervisor.status = Status("", {os.getpid(): "ready", 2**22 + 1: "starting", 2**22 + 2: "odd"})
     found = supervisor.scrape()
     assert value(found, "vaeport_ready") == 1
     states = {dict(key)["state"]: count for key, count in found["vaeport_workers"].items()}
-    assert states == {"starting": 1, "ready": 1, "draining": 0, "other": 1}
+    assert states == {"starting": 1, "ready": 1, "unready": 0, "draining": 0, "other": 1}
 
 
 def test_the_build_is_a_gauge_with_labels(supervisor: Supervisor) -> None:
@@ -71,7 +71,7 @@ def test_memory_and_cpu_are_those_of_the_processes(supervisor: Supervisor) -> No
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
-        supervisor.status = Status(True, {worker.pid: "ready"})
+        supervisor.status = Status("", {worker.pid: "ready"})
         running, process = supervisor.scrape(), psutil.Process(worker.pid)
         memory = value(running, "vaeport_resident_memory_bytes", process="workers")
         assert memory == pytest.approx(process.memory_info().rss, rel=0.1)
@@ -93,7 +93,7 @@ def test_openmetrics_is_given_to_who_asks_for_it(supervisor: Supervisor) -> None
 
 
 def test_the_catalogue_names_what_the_supervisor_exposes_and_no_more(supervisor: Supervisor) -> None:
-    supervisor.status = Status(True, {})
+    supervisor.status = Status("", {})
     expected = {spec.name: set(spec.labels) for spec in catalogue.CATALOGUE if spec.source == "supervisor"}
     del expected[catalogue.DEVICE_MEMORY.name]
     found = supervisor.scrape()

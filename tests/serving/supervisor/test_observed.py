@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serving.heartbeat import Heartbeat
 from serving.metrics.catalogue import EXIT_CAUSES, WORKER_STATES
 from serving.supervisor.observed import STATES, exit_cause, status_of
 from serving.supervisor.process import State, WorkerProcess
@@ -38,10 +39,14 @@ def test_each_end_has_its_cause(ended: WorkerProcess, leaving: bool, stopping: b
     assert cause in EXIT_CAUSES
 
 
-def test_a_server_is_ready_while_a_worker_serves() -> None:
-    assert set(STATES.values()) < set(WORKER_STATES)
+def test_a_server_is_ready_while_a_worker_is() -> None:
+    assert {*STATES.values(), "unready"} < set(WORKER_STATES)
+    sick = worker(4, beat=Heartbeat(0.0, False, "digits: the canary took too long", None, 0.0, {}, 0))
     serving, loading = worker(1), worker(2, state=State.LOADED)
-    status = status_of([serving, loading, worker(3, state=State.LEAVING)], ready=True)
-    assert (status.ready, dict(status.workers)) == (True, {1: "ready", 2: "starting", 3: "draining"})
-    assert not status_of([loading], ready=True).ready
-    assert not status_of([serving], ready=False).ready
+    status = status_of([serving, loading, worker(3, state=State.LEAVING), sick])
+    assert status.ready
+    assert dict(status.workers) == {1: "ready", 2: "starting", 3: "draining", 4: "unready"}
+    assert status_of([loading]).reason == "no worker serves"
+    assert status_of([loading, sick]).reason == "digits: the canary took too long"
+    assert status_of([serving], "stopping").reason == "stopping"
+    assert not status_of([serving], "stopping").ready
