@@ -1,6 +1,7 @@
 """The server: packages of vaeport over gRPC, in dynamic batches. `python -m serving --help`.
 
 edge/       gRPC: bytes to arrays, domain errors to statuses          knows grpc
+security/   addresses, certificates, tokens, scopes                     knows no grpc
 core.py     what each call means, free of any transport
 models.py   from a folder of packages to graphs with queues
 batching/   rows of many callers into batches                         knows neither grpc nor ONNX Runtime

@@ -60,6 +60,10 @@ class Settings:
     max_concurrent_streams: int = 1024
     """Calls that one connection may have in hand; the client keeps the others back until some have ended."""
 
+    max_connections: int = 0
+    """Connections that each worker keeps, at some 16 KB each; further ones are closed at once. 0 is as many as there
+    may be open files."""
+
     max_connection_age_seconds: float = 60.0
     """Seconds after which a connection is asked to come anew; its calls may end. So callers spread over the workers,
     and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks:
@@ -214,7 +218,7 @@ class Settings:
             raise SettingsError("--tls-client-ca: expected --tls-cert and --tls-key with it")
         if self.insecure and self.tls_cert:
             raise SettingsError("--insecure: has no sense with --tls-cert; expected one of them")
-        for name in ("max_calls_per_peer", "max_bytes_per_peer"):
+        for name in ("max_calls_per_peer", "max_bytes_per_peer", "max_connections"):
             if (most := getattr(self, name)) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')}: expected 0 or more, got {most}")
         if not 1 <= self.max_concurrent_streams < 2**31:

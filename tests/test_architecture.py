@@ -43,8 +43,8 @@ def test_imports_point_one_way(home: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
-def test_batching_and_engine_know_no_grpc() -> None:
-    for file in sources("serving/batching", "serving/engine"):
+def test_batching_engine_and_security_know_no_grpc() -> None:
+    for file in sources("serving/batching", "serving/engine", "serving/security"):
         assert not {name for name in imported_names(file) if name.split(".")[0] == "grpc"}, file
 
 

@@ -1,6 +1,7 @@
 """What must hold before anything starts: nothing is open that should not be, and every file can be used."""
 
 import logging
+import resource
 from pathlib import Path
 
 from serving.security.certificates import read_identity
@@ -27,3 +28,12 @@ def check_start(settings: Settings) -> None:
         check_path(Path(settings.listen.removeprefix(UNIX)))
     for line in what_is_open(settings):
         log.warning(line)
+
+
+def raise_file_limit() -> None:
+    """Take as many open files as this process may have: a connection is one, and systemd starts with 1024 of 524288.
+
+    Workers inherit it.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

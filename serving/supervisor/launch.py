@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from serving.security.start import check_start
+from serving.security.start import check_start, raise_file_limit
 from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.gpus import visible_gpus
@@ -31,6 +31,7 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
     """
     settings.check()
     check_start(settings)
+    raise_file_limit()
     gpus = [] if settings.device == "cpu" else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
     settings = replace(settings, workers=settings.workers or _count(settings, gpus))
     with reserved_address(settings) as address:

@@ -64,6 +64,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"insecure": True, "tls_cert": Path("c"), "tls_key": Path("k")}, "--insecure: has no sense with --tls-cert"),
         ({"max_calls_per_peer": -1}, "--max-calls-per-peer: expected 0 or more, got -1"),
         ({"max_bytes_per_peer": -1}, "--max-bytes-per-peer"),
+        ({"max_connections": -1}, "--max-connections: expected 0 or more, got -1"),
         ({"max_concurrent_streams": 0}, "--max-concurrent-streams: expected at least 1, got 0"),
         ({"max_connection_age_seconds": -1.0}, "--max-connection-age-seconds: expected 0 or more seconds"),
         ({"max_connection_idle_seconds": float("inf")}, "--max-connection-idle-seconds"),

