@@ -39,6 +39,7 @@ from tests.http2 import (
     message,
 )
 from tests.support import ROOT, ServerProcess
+from tests.system.test_server import workers_of
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 MAY_GROW = 100 * 2**20  # bytes, of the process; what each attack sends is a multiple of it, or asks for one
@@ -56,12 +57,18 @@ def target(models: Path) -> Iterator[ServerProcess]:
     process.kill()
 
 
+def worker_of(target: ServerProcess) -> psutil.Process:
+    """The process that has the connections."""
+    (worker,) = workers_of(target)
+    return worker
+
+
 @contextlib.contextmanager
 def undisturbed(
     target: ServerProcess, credentials: grpc.ChannelCredentials | None = None, may_grow: int = MAY_GROW
 ) -> Iterator[None]:
     """An honest client calls all the while, and at least once after it."""
-    process = psutil.Process(target.process.pid)
+    process = worker_of(target)
     ended, answered, before = threading.Event(), 0, process.memory_info().rss
     log_before = len(target.read_log())
     failed: list[object] = []
@@ -283,7 +290,7 @@ def idle(target: ServerProcess, count: int) -> None:
         for number in range(count):
             connection = Connection.opened(target.address) if number % 2 else Connection(target.address)
             stack.enter_context(connection)
-        process = psutil.Process(target.process.pid)
+        process = worker_of(target)
         until(lambda: process.num_fds() > count // 2, "all that have said hello are served")
 
 
@@ -333,7 +340,7 @@ def test_slow_readers_hold_up_nobody_and_nothing_piles_up_for_them(target: Serve
     """Streams of gigabytes of which nothing is read, each with a chunk in hand and one being computed."""
     request = vae_pb2.SampleStreamRequest(count=2**31, chunk_rows=64).SerializeToString()
     begin = frame(HEADERS, END_HEADERS, 1, grpc_headers(SERVICE + b"SampleStream"))
-    process = psutil.Process(target.process.pid)
+    process = worker_of(target)
     with contextlib.ExitStack() as stack, undisturbed(target):
         for _ in range(30):
             connection = stack.enter_context(Connection.opened(target.address))
@@ -373,7 +380,7 @@ def test_connections_that_are_cut_in_the_middle_of_everything_leave_nothing(targ
     """Reset, not closed: what is on its way in either direction is lost."""
     request = vae_pb2.SampleStreamRequest(count=10_000, chunk_rows=64).SerializeToString()
     begin = frame(HEADERS, END_HEADERS, 1, grpc_headers(SERVICE + b"SampleStream"))
-    process = psutil.Process(target.process.pid)
+    process = worker_of(target)
     before = process.num_fds()
     with undisturbed(target):
         for number in range(100):
