@@ -21,13 +21,12 @@ DEFAULT_TIMEOUT = 30.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors go to standard error in one line."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except (VaeportError, OSError) as error:
         print(f"vaeport: error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def info(options: argparse.Namespace) -> None:
@@ -49,6 +48,16 @@ def sample(options: argparse.Namespace) -> None:
         images = source.sample(options.n, seed=options.seed, temperature=options.temperature)
     save_grid(images, options.output)
     print(options.output)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look at what is installed, the device, limits, a package and a server; exit 1 if something fails."""
+    from vaeport.doctor import examine
+    from vaeport.findings import as_json, as_table, failed
+
+    findings = list(examine(options.package, options.server))
+    print(as_json(findings) if options.json else as_table(findings))
+    return int(failed(findings))
 
 
 def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Client | Model]":
@@ -108,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--temperature", type=float, default=1.0, help="spread of the latents (%(default)s)")
     command.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="picture file (%(default)s)")
     command.set_defaults(command=sample)
+
+    command = commands.add_parser("doctor", help="what works here, and what does not", description=doctor.__doc__)
+    command.add_argument("--package", type=Path, metavar="PATH", help="a package to self-test, too")
+    command.add_argument("--server", metavar="HOST:PORT", help="a server to ask, too")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(command=doctor)
     return parser
 
 

@@ -4,7 +4,6 @@ Used in-process (vaeport.model), by the server's engine and by the export's proo
 sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neither.
 """
 
-import ctypes
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vaeport.cgroup import read_limits
+from vaeport.cuda import CUDA_PROVIDER as CUDA_PROVIDER
+from vaeport.cuda import missing_for_cuda
 from vaeport.errors import DeviceError, InvalidInputError, bounded
 from vaeport.manifest import GraphSpec, Manifest, TensorSpec
 from vaeport.package import FP32, ROLES, GraphRuleError, Package, check_digest, graph_name
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
-CUDA_PROVIDER = "CUDAExecutionProvider"
 
 # What ONNX Runtime 1.31 loads (docs/package-format.md).
 OPSET_RANGE = (18, 26)
@@ -122,10 +123,10 @@ def choose_device(requested: DeviceName) -> Device:
     """
     if requested not in get_args(DeviceName):
         raise DeviceError(f"device: expected one of {', '.join(get_args(DeviceName))}, got {requested!r}")
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     if requested == "cpu":
         return Device(CPU_PROVIDER, "asked for")
-    missing = _missing_for_cuda(onnxruntime)
+    missing = missing_for_cuda(onnxruntime)
     if missing is None:
         return Device(CUDA_PROVIDER, "asked for" if requested == "cuda" else "a GPU is there")
     if requested == "cuda":
@@ -269,13 +270,13 @@ def graph_run_options(device: Device, number: int) -> Any:
     """The options of a run that is captured as CUDA graph `number`, or replays it; None where nothing is captured."""
     if device.provider != CUDA_PROVIDER or not device.cuda.graphs:
         return None
-    options = _import_onnxruntime().RunOptions()
+    options = import_onnxruntime().RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
 
 
 def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1 if device.provider == CUDA_PROVIDER else threads
     options.inter_op_num_threads = 1
@@ -299,7 +300,8 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     return session
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, or a DeviceError that says how to get it."""
     onnxruntime = _import("onnxruntime")
     onnxruntime.set_default_logger_severity(3)  # its warnings repeat what our errors say
     return onnxruntime
@@ -311,46 +313,6 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DeviceError(f"{module} is missing: pip install 'vaeport[cpu]' or 'vaeport[cuda]'") from error
-
-
-def _missing_for_cuda(onnxruntime: Any) -> str | None:
-    """What keeps CUDA from computing here, or None."""
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime is built without it (pip install 'vaeport[cuda]')"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "the NVIDIA driver is missing (libcuda.so.1)"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver finds no GPU"
-    onnxruntime.preload_dlls()
-    return _probe_cuda(onnxruntime)
-
-
-def _probe_cuda(onnxruntime: Any) -> str | None:
-    """Run one node on CUDA; what went wrong, or None."""
-    onnx = _import("onnx")
-    tensor = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "probe", tensor[:1], tensor[1:])
-    opset = onnx.helper.make_opsetid("", OPSET_RANGE[0])
-    proto = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=[CUDA_PROVIDER], enable_fallback=0
-        )
-        session.run(None, {"x": np.ones(1, np.float32)})
-    except Exception as error:  # onnxruntime's exceptions share no public base
-        # Only now, after the failure: loaded before ONNX Runtime has set it up, the library would not work.
-        library = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-        try:
-            ctypes.CDLL(str(library))
-        except OSError as reason:
-            return f"a library of the CUDA provider does not load: {reason}"
-        return f"the CUDA provider does not compute: {error}"
-    return None
 
 
 def _show(specs: tuple[TensorSpec, ...]) -> str:

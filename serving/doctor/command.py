@@ -1,0 +1,79 @@
+"""The command, and the list of what it looks at: the library's checks, then those of a server with these settings."""
+
+import datetime
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from serving.doctor import doors, machine
+from serving.doctor.models import examine_models, memory_needed
+from serving.settings import Settings, SettingsError
+from vaeport import doctor
+from vaeport.cgroup import read_limits
+from vaeport.findings import Finding, as_json, as_table, fail, failed, ok
+from vaeport.graphs import usable_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Look at what a server with these settings needs, without starting one. Exits 1 if something would fail."""
+
+    settings: Annotated[Settings, tyro.conf.OmitArgPrefixes] = field(default_factory=Settings)
+
+    json: bool = False
+    """For machines: an object with `ok` and `findings`, each with name, level, text and advice."""
+
+
+def doctor_command(arguments: Sequence[str]) -> int:
+    """Parse the settings of a server, look, print, and return the exit status."""
+    options = tyro.cli(Options, prog="python -m serving doctor", args=arguments)
+    findings = list(examine(options.settings))
+    print(as_json(findings) if options.json else as_table(findings), file=sys.stdout)
+    return int(failed(findings))
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Everything there is to look at, one finding at a time, since some take seconds."""
+    installed, limits = doctor.installed_distributions(), read_limits()
+    workers = settings.workers or usable_cores()
+    threads = workers * (settings.threads or max(1, usable_cores() // workers))
+    yield doctor.versions(installed)
+    yield doctor.runtime_builds(installed, needed=True)
+    yield doctor.device(settings.device)
+    yield check_settings(settings)
+    yield doctor.cores(limits, doctor.affinity(), threads)
+    yield doctor.memory(limits, doctor.machine_memory(), memory_needed(settings.models, workers))
+    yield machine.file_descriptors(machine.descriptor_limit())
+    yield machine.clock(synchronised=machine.clock_is_synchronised())
+    yield from examine_doors(settings)
+    yield from examine_models(settings)
+
+
+def check_settings(settings: Settings) -> Finding:
+    """What the server itself refuses."""
+    try:
+        settings.check()
+    except SettingsError as error:
+        return fail("settings", str(error), "python -m serving --help")
+    return ok("settings", "none contradicts another")
+
+
+def examine_doors(settings: Settings) -> Iterator[Finding]:
+    """The ways in, and what guards them."""
+    options: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).__dataclass_fields__}
+    if listen := options.get("listen"):
+        yield doors.unix_socket(listen)
+    else:
+        yield doors.port("port", settings.host, settings.port)
+    if (http_port := options.get("http_port")) is not None:
+        yield doors.port("http port", options["http_host"], http_port)
+    if options.get("tls_cert") and options.get("tls_key"):
+        now = datetime.datetime.now(datetime.UTC)
+        yield doors.certificate(options["tls_cert"], options["tls_key"], settings.host, now)
+        if options.get("tls_client_ca"):
+            yield doors.authority(options["tls_client_ca"], now)
+    if options.get("tokens"):
+        yield doors.tokens(options["tokens"])
