@@ -5,7 +5,6 @@ doctor (`python -m serving doctor`) has these and its own.
 """
 
 import importlib.metadata
-import os
 import platform
 import sys
 import time
@@ -13,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vaeport._version import __version__
-from vaeport.cgroup import Limits, read_limits
 from vaeport.errors import VaeportError
 from vaeport.findings import Finding, fail, ok, warn
+from vaeport.machine import Limits, affinity, read_limits, total_memory
 
 REQUIRED = ("numpy", "grpcio", "protobuf", "pillow")
 IN_PROCESS = ("onnx", "onnxruntime", "onnxruntime-gpu")
@@ -46,7 +45,7 @@ def examine(package: Path | None, server: str | None) -> Iterator[Finding]:
     yield runtime_builds(installed)
     yield device()
     yield cores(read_limits(), affinity())
-    yield memory(read_limits(), machine_memory())
+    yield memory(read_limits(), total_memory())
     if package is not None:
         yield self_test(package)
     if server is not None:
@@ -112,16 +111,6 @@ def device(requested: str = "auto") -> Finding:
     return ok("device", f"CPU; no CUDA: {missing.reason}")
 
 
-def affinity() -> int:
-    """Cores that this process may be scheduled on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine_memory() -> int:
-    """Bytes that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def cores(limits: Limits, affinity: int, threads: int = 0) -> Finding:
     """CPU time against threads: more threads than cores wait for each other, and a quota stops all of them at once.
 
@@ -177,7 +166,8 @@ def self_test(path: Path) -> Finding:
 def _replay(folder: Path) -> tuple[str, bool]:
     """What the package is, and whether it brought golden vectors; raises what its rules raise."""
     from vaeport import golden
-    from vaeport.graphs import choose_device, load_graphs, usable_cores
+    from vaeport.graphs import choose_device, load_graphs
+    from vaeport.machine import usable_cores
     from vaeport.package import open_package
 
     package = open_package(folder)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeport.cgroup import read_limits
 from vaeport.cuda import CUDA_PROVIDER as CUDA_PROVIDER
 from vaeport.cuda import missing_for_cuda
 from vaeport.errors import DeviceError, InvalidInputError, bounded

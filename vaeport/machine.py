@@ -1,14 +1,102 @@
-"""What this process may use of the machine."""
+"""What this process may use of the machine: cores and memory, by its affinity and its control groups of either version.
 
+A limit may be set on the group itself or on any of those around it, and the least counts. In a container the folder
+that is mounted is often the group itself, whatever /proc says its path is, so the root of the mount is looked at, too.
+"""
+
+import math
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+NO_MEMORY_LIMIT = 1 << 60  # version 1 says "none" with a number near 2^63, rounded to pages
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What control groups let a process have at most.
+
+    Attributes:
+        cores: of CPU time in each period; 1.5 is one and a half. None: no quota.
+        memory: bytes. None: no limit but the machine's.
+    """
+
+    cores: float | None
+    memory: int | None
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, and the CPU quota of its cgroup (version 2), rounded up."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: its affinity, and the CPU quota of its cgroup, rounded up."""
+    quota = read_limits().cores
+    return affinity() if quota is None else max(1, min(affinity(), math.ceil(quota)))
+
+
+def affinity() -> int:
+    """Cores that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_limits(root: Path = Path("/")) -> Limits:
+    """The limits of this process; what cannot be read counts as none.
+
+    Args:
+        root: where /proc and /sys are, for tests.
+    """
+    groups = _groups(root / "proc/self/cgroup")
+    mount = root / "sys/fs/cgroup"
+    cores = [*map(_quota, _folders(mount, groups.get(""))), *map(_quota_1, _folders(mount / "cpu", groups.get("cpu")))]
+    memory = [
+        *(_number(folder / "memory.max") for folder in _folders(mount, groups.get(""))),
+        *(_number(folder / "memory.limit_in_bytes") for folder in _folders(mount / "memory", groups.get("memory"))),
+    ]
+    return Limits(
+        min((each for each in cores if each is not None), default=None),
+        min((each for each in memory if each is not None and each < NO_MEMORY_LIMIT), default=None),
+    )
+
+
+def _groups(listing: Path) -> dict[str, PurePosixPath]:
+    """The path of this process's group by controller; that of version 2 by "". Lines: `number:controllers:path`."""
+    groups: dict[str, PurePosixPath] = {}
+    for line in _text(listing).splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups |= {controller: PurePosixPath(path) for controller in controllers.split(",")}
+    return groups
+
+
+def _folders(mount: Path, group: PurePosixPath | None) -> Iterator[Path]:
+    """The group's folder and those around it, up to the mount."""
+    yield mount
+    if group is not None:
+        inner = group.relative_to("/") if group.is_absolute() else group
+        yield from (mount / part for part in (inner, *inner.parents) if part.parts and ".." not in part.parts)
+
+
+def _quota(folder: Path) -> float | None:
+    """Version 2: microseconds of CPU time in a period, and the period; or "max"."""
+    quota, _, period = _text(folder / "cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() else None
+
+
+def _quota_1(folder: Path) -> float | None:
+    """Version 1: the same in two files; -1 is none."""
+    quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+    return quota / period if quota and period else None
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text.isdigit() else None
+
+
+def _text(file: Path) -> str:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup, or "max": no quota
-        return cores
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -12,9 +12,8 @@ from serving.doctor import doors, machine
 from serving.doctor.models import examine_models, memory_needed
 from serving.settings import Settings, SettingsError
 from vaeport import doctor
-from vaeport.cgroup import read_limits
 from vaeport.findings import Finding, as_json, as_table, fail, failed, ok
-from vaeport.graphs import usable_cores
+from vaeport.machine import affinity, read_limits, total_memory, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield doctor.runtime_builds(installed, needed=True)
     yield doctor.device(settings.device)
     yield check_settings(settings)
-    yield doctor.cores(limits, doctor.affinity(), threads)
-    yield doctor.memory(limits, doctor.machine_memory(), memory_needed(settings.models, workers))
+    yield doctor.cores(limits, affinity(), threads)
+    yield doctor.memory(limits, total_memory(), memory_needed(settings.models, workers))
     yield machine.file_descriptors(machine.descriptor_limit())
     yield machine.clock(synchronised=machine.clock_is_synchronised())
     yield from examine_doors(settings)

@@ -18,8 +18,8 @@ from vaeport.graphs import (
     choose_device,
     load_graphs,
     names_in_precision,
-    usable_cores,
 )
+from vaeport.machine import usable_cores
 from vaeport.package import open_package, versions
 from vaeport.signing import check_signature, signature_path
 

@@ -9,11 +9,10 @@ import pytest
 
 from tests.support import ServerProcess
 from vaeport import doctor
-from vaeport.cgroup import Limits
 from vaeport.cli import main
 from vaeport.findings import Finding, as_json, as_table, fail, failed, ok, warn
+from vaeport.machine import Limits
 
-NO_LIMITS = Limits(None, None)
 COMPLETE = {"numpy": "2.4", "grpcio": "1.81", "protobuf": "6.33", "pillow": "13", "onnxruntime": "1.31"}
 
 
