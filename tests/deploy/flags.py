@@ -1,0 +1,29 @@
+"""The flags of `python -m serving` that files under deploy/ use, held against its settings."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from serving.settings import Settings
+
+# Agreed on, and on their way: empty once all of them are fields of Settings.
+PENDING: set[str] = {
+    *("http_host", "http_port", "insecure", "lame_duck_seconds"),
+    *("log_format", "tls_cert", "tls_key", "tokens", "watch"),
+}
+
+
+def names(arguments: Iterable[str]) -> list[str]:
+    """The fields that flags such as `--max-queue-bytes=7` set."""
+    flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    return [flag.removeprefix("--").replace("-", "_") for flag in flags]
+
+
+def known() -> set[str]:
+    """The fields there are, or will be."""
+    return {field.name for field in dataclasses.fields(Settings)} | PENDING
+
+
+def value(arguments: Iterable[str], flag: str) -> str:
+    """What `FLAG=VALUE` or `FLAG VALUE` says."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    return words[words.index(flag) + 1]
