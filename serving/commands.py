@@ -14,6 +14,7 @@ COMMANDS = {  # each is imported when it is asked for
     "withdraw": ("serving.commands", "withdraw"),
     "prune": ("serving.commands", "prune"),
     "token": ("serving.security.token_command", "token"),
+    "doctor": ("serving.doctor", "doctor"),
 }
 
 

@@ -150,12 +150,12 @@ def memory(limits: Limits, machine: int, needed: int = MIN_MEMORY) -> Finding:
 def self_test(path: Path) -> Finding:
     """Open a package, by all of its rules, and replay its golden vectors on the CPU of this machine."""
     from vaeport.manifest import MANIFEST_NAME
-    from vaeport.package import newest
+    from vaeport.versions import default_package
 
     name = f"package {path}"
     start = time.perf_counter()
     try:
-        folder = newest(path) if path.is_dir() and not (path / MANIFEST_NAME).exists() else path
+        folder = default_package(path) if path.is_dir() and not (path / MANIFEST_NAME).exists() else path
         text, proven = _replay(folder)
     except VaeportError as error:
         return fail(name, str(error), "export or copy it again; python -m export verify says more")

@@ -1,5 +1,5 @@
 """`python -m serving doctor`: looks at everything that a set-up needs, before it is started."""
 
-from serving.doctor.command import doctor_command, examine
+from serving.doctor.command import doctor, examine
 
-__all__ = ["doctor_command", "examine"]
+__all__ = ["doctor", "examine"]

@@ -1,9 +1,10 @@
 """The command, and the list of what it looks at: the library's checks, then those of a server with these settings."""
 
 import datetime
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import tyro
@@ -11,40 +12,40 @@ import tyro
 from serving.doctor import doors, machine
 from serving.doctor.models import examine_models, memory_needed
 from serving.settings import Settings, SettingsError
-from vaeport import doctor
+from serving.supervisor.gpus import visible_gpus
+from vaeport import doctor as general
 from vaeport.findings import Finding, as_json, as_table, fail, failed, ok
 from vaeport.machine import affinity, read_limits, total_memory, usable_cores
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Look at what a server with these settings needs, without starting one. Exits 1 if something would fail."""
+def doctor(settings: Annotated[Settings, tyro.conf.OmitArgPrefixes], json: bool = False) -> None:
+    """Look at what a server with these settings needs, without starting one. Exits 1 if something would fail.
 
-    settings: Annotated[Settings, tyro.conf.OmitArgPrefixes] = field(default_factory=Settings)
-
-    json: bool = False
-    """For machines: an object with `ok` and `findings`, each with name, level, text and advice."""
-
-
-def doctor_command(arguments: Sequence[str]) -> int:
-    """Parse the settings of a server, look, print, and return the exit status."""
-    options = tyro.cli(Options, prog="python -m serving doctor", args=arguments)
-    findings = list(examine(options.settings))
-    print(as_json(findings) if options.json else as_table(findings), file=sys.stdout)
-    return int(failed(findings))
+    Args:
+        settings: of that server.
+        json: for machines: an object with `ok` and `findings`, each with name, level, text and advice.
+    """
+    gpus = [] if settings.device == "cpu" else visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    settings = replace(settings, workers=settings.workers or len(gpus) or usable_cores())  # as the server does
+    findings = list(examine(settings))
+    print(as_json(findings) if json else as_table(findings))
+    sys.exit(failed(findings))
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything there is to look at, one finding at a time, since some take seconds."""
-    installed, limits = doctor.installed_distributions(), read_limits()
-    workers = settings.workers or usable_cores()
+    """Everything there is to look at, one finding at a time, since some take seconds.
+
+    Args:
+        settings: of the server; `workers` is the actual number.
+    """
+    installed, limits, workers = general.installed_distributions(), read_limits(), settings.workers
     threads = workers * (settings.threads or max(1, usable_cores() // workers))
-    yield doctor.versions(installed)
-    yield doctor.runtime_builds(installed, needed=True)
-    yield doctor.device(settings.device)
+    yield general.versions(installed)
+    yield general.runtime_builds(installed, needed=True)
+    yield general.device(settings.device)
     yield check_settings(settings)
-    yield doctor.cores(limits, affinity(), threads)
-    yield doctor.memory(limits, total_memory(), memory_needed(settings.models, workers))
+    yield general.cores(limits, affinity(), threads)
+    yield general.memory(limits, total_memory(), memory_needed(settings.models, workers))
     yield machine.file_descriptors(machine.descriptor_limit())
     yield machine.clock(synchronised=machine.clock_is_synchronised())
     yield from examine_doors(settings)

@@ -20,11 +20,11 @@ from vaeport.graphs import (
     names_in_precision,
 )
 from vaeport.machine import usable_cores
-from vaeport.package import open_package, versions
+from vaeport.package import open_package
 from vaeport.signing import check_signature, signature_path
+from vaeport.versions import default_package, default_version, pinned, versions
 
 WORKER_BYTES = 130 << 20  # of a worker on the CPU without its models (docs/results/serving.md)
-PIN = "CURRENT"
 
 
 def examine_models(settings: Settings) -> Iterator[Finding]:
@@ -66,29 +66,21 @@ def _device(settings: Settings) -> Device | None:
     return None
 
 
-def served_version(folder: Path) -> int:
-    """The version that would be served: the pinned one, or the newest."""
-    pin = folder / PIN
-    return int(pin.read_text()) if pin.is_file() else versions(folder)[-1]
-
-
 def examine_model(folder: Path, settings: Settings, device: Device) -> Finding:
     """The version that would be served: its rules, its signature, and what it computes on the device."""
-    name, there = f"model {folder.name}", versions(folder)
+    name, listed = f"model {folder.name}", ", ".join(map(str, versions(folder)))
     start = time.perf_counter()
     try:
-        version = served_version(folder)
-    except (OSError, ValueError) as error:
-        return fail(name, f"{folder / PIN}: {error}", "python -m serving unpin NAME")
-    if version not in there:
-        have = ", ".join(map(str, there))
-        return fail(name, f"pinned to version {version}, there is {have}", "python -m serving pin NAME VERSION")
+        version, chosen = default_version(folder), "pinned" if pinned(folder) else "the newest"
+    except VaeportError as error:
+        return fail(name, str(error), "python -m serving pin, or unpin")
+    if version is None:
+        return warn(name, "every version is withdrawn: it is not served", "export it again, or withdraw --undo")
     try:
         proven, notes = _try(folder / str(version), settings, device)
     except VaeportError as error:
         return fail(name, str(error), "pin a version that works, or export it again")
-    pinned = ", pinned" if (folder / PIN).is_file() else ""
-    text = f"version {version} of {', '.join(map(str, there))}{pinned}; {notes}, {time.perf_counter() - start:.2f} s"
+    text = f"version {version} of {listed}, {chosen}; {notes}, {time.perf_counter() - start:.2f} s"
     return ok(name, text) if proven else warn(name, text, "export the run again")
 
 
@@ -111,9 +103,12 @@ def _try(path: Path, settings: Settings, device: Device) -> tuple[bool, str]:
 
 
 def memory_needed(folder: Path, workers: int) -> int:
-    """Bytes that the workers will take when idle, roughly: what each is without models, and twice its graphs' files."""
+    """Bytes that the workers will take when idle, roughly: what each is without models, and twice its graphs' files.
+
+    While a reload runs there are twice as many of them.
+    """
     graphs = 0
     for name in model_names(folder):
-        there = versions(folder / name)
-        graphs += sum(file.stat().st_size for file in (folder / name / str(there[-1])).glob("*.onnx"))
-    return workers * (WORKER_BYTES + 2 * graphs)
+        with contextlib.suppress(VaeportError):  # another finding says so
+            graphs += sum(file.stat().st_size for file in default_package(folder / name).glob("*.onnx"))
+    return 2 * workers * (WORKER_BYTES + 2 * graphs)

@@ -7,8 +7,9 @@ from serving.settings import Settings
 
 # Agreed on, and on their way: empty once all of them are fields of Settings.
 PENDING: set[str] = {
-    *("http_host", "http_port", "insecure", "lame_duck_seconds"),
-    *("log_format", "tls_cert", "tls_key", "tokens", "watch"),
+    *("canary_seconds", "http_host", "http_port", "insecure", "keepalive_seconds", "listen", "log_calls", "log_format"),
+    *("max_bytes_per_peer", "max_calls_per_peer", "max_concurrent_streams", "max_connection_age_seconds"),
+    *("max_connection_idle_seconds", "socket_mode", "tls_cert", "tls_client_ca", "tls_key", "tokens", "traces"),
 }
 
 

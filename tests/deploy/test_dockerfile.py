@@ -150,7 +150,7 @@ def test_what_its_steps_install_serves_and_has_no_torch(models: Path, tmp_path: 
     assert list((app / "serving").rglob("*.pyc"))
     doctor = [python, "-m", "serving", "doctor", "--models", str(models), "--port", "0", "--device", "cpu"]
     subprocess.run(doctor, cwd=app, check=True, timeout=60)
-    serve = [python, "-m", "serving", "--models", str(models), "--port", "0"]
+    serve = [python, "-m", "serving", "--models", str(models), "--port", "0", "--workers", "1"]
     with subprocess.Popen(serve, cwd=app, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("ready ")

@@ -26,7 +26,9 @@ def about_digits(folder: Path, **settings: object) -> Finding:
 def test_a_model_that_computes_what_was_proven(folder: Path) -> None:
     finding = about_digits(folder)
     assert finding.level == "ok"
-    assert finding.text.startswith("version 1 of 1; not signed, computes what was proven on CPUExecutionProvider, ")
+    assert finding.text.startswith(
+        "version 1 of 1, the newest; not signed, computes what was proven on CPUExecutionProvider, "
+    )
 
 
 def test_no_models_are_a_failure(tmp_path: Path) -> None:
@@ -50,9 +52,14 @@ def test_the_pinned_version_is_looked_at(folder: Path) -> None:
     (folder / "digits/CURRENT").write_text("1\n")
     assert about_digits(folder).text.startswith("version 1 of 1, pinned; ")
     (folder / "digits/CURRENT").write_text("2\n")
-    assert about_digits(folder).text == "pinned to version 2, there is 1"
-    (folder / "digits/CURRENT").write_text("newest\n")
-    assert about_digits(folder).level == "fail"
+    finding = about_digits(folder)
+    assert finding.level == "fail"
+    assert "version 2 is not there; there is 1" in finding.text
+
+
+def test_a_model_whose_versions_are_all_withdrawn_is_told(folder: Path) -> None:
+    (folder / "digits/WITHDRAWN").write_text("1\n")
+    assert about_digits(folder).level == "warn"
 
 
 def test_a_signature_is_checked_if_one_is_demanded(folder: Path, keys: tuple[Path, Path]) -> None:
@@ -77,7 +84,7 @@ def test_what_a_request_without_a_name_means(wanted: str, names: list[str], leve
     assert (finding.level, finding.text) == (level, text)
 
 
-def test_memory_grows_with_workers_and_graphs(folder: Path) -> None:
+def test_memory_grows_with_workers_and_graphs_and_is_for_a_reload(folder: Path) -> None:
     graphs = sum(file.stat().st_size for file in (folder / "digits/1").glob("*.onnx"))
     assert graphs
-    assert memory_needed(folder, 3) == 3 * (WORKER_BYTES + 2 * graphs)
+    assert memory_needed(folder, 3) == 6 * (WORKER_BYTES + 2 * graphs)
