@@ -13,6 +13,8 @@ from tests.support import ServerProcess, write_keys
 
 ROOT = Path(__file__).parents[1]
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves (vaeport.graphs)
+
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -6,6 +6,7 @@ sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neith
 
 import hashlib
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -300,7 +301,12 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, or a DeviceError that says how to get it."""
+    """ONNX Runtime, or a DeviceError that says how to get it.
+
+    Its official builds for Linux send events about models and sessions to their maker, unless this variable forbids it
+    before the import (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). 0 allows it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = _import("onnxruntime")
     onnxruntime.set_default_logger_severity(3)  # its warnings repeat what our errors say
     return onnxruntime

@@ -1,6 +1,8 @@
 """The rules of a graph, each broken by hand, and the device that is never silently another."""
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import onnx
 import pytest
 
 import vaeport
+from tests.support import ROOT
 from vaeport.errors import DeviceError
 from vaeport.graphs import (
     CPU_PROVIDER,
@@ -197,3 +200,12 @@ def test_each_batch_size_has_a_cuda_graph_of_its_own_where_they_are_asked_for() 
     assert run.get_run_config_entry("gpu_graph_id") == "64"
     assert graph_run_options(Device(CUDA_PROVIDER, "a test"), 64) is None
     assert graph_run_options(Device(CPU_PROVIDER, "a test", graphs), 64) is None
+
+
+def test_onnx_runtime_keeps_no_events_to_send(package: Path, tmp_path: Path) -> None:
+    """What its telemetry would send, it first writes into a data base in the user's cache."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    code = f"import vaeport; vaeport.load({str(package)!r}).sample(1, seed=7)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
