@@ -1,12 +1,15 @@
 """The unit: what systemd itself says of it, and what it and the server must agree about."""
 
 import ctypes
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 import vaeport
@@ -107,3 +110,43 @@ def test_the_server_computes_without_memory_that_is_both_written_and_executed(
     with vaeport.Client(server.address) as client:
         assert client.reconstruct(client.sample(300, seed=7)).shape == (300, 1, 8, 8)
     assert server.terminate() == 0
+
+
+def system_calls(group: str) -> set[str]:
+    """What a group of SystemCallFilter= lets through, those within it included."""
+    lines = [line.strip() for line in analyze("syscall-filter", group).stdout.splitlines()[1:]]
+    found = [line for line in lines if line and not line.startswith("#")]
+    inner = [system_calls(line) for line in found if line.startswith("@")]
+    return {line for line in found if not line.startswith("@")}.union(*inner)
+
+
+@pytest.mark.soak
+def test_the_server_makes_no_system_call_that_the_unit_forbids(models: Path, tmp_path: Path) -> None:
+    """From start over calls and a reload to the end, all processes."""
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    allowed = system_calls(SERVICE["SystemCallFilter"])
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "serving"]
+    with subprocess.Popen(
+        [*command, "--models", str(models), "--port", "0", "--workers", "2", "--device", "cpu"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as traced:
+        assert traced.stdout is not None
+        assert traced.stderr is not None
+        address = traced.stdout.readline().split()[1]
+        (supervisor,) = psutil.Process(traced.pid).children()
+        with vaeport.Client(address, timeout=60.0) as client:
+            client.reconstruct(client.sample(300, seed=7))
+            supervisor.send_signal(signal.SIGHUP)
+            assert any("reload done" in line for line in traced.stderr)
+            client.encode(client.sample(3, seed=7))
+        supervisor.terminate()
+        traced.communicate(timeout=60)
+    assert traced.returncode == 0
+    made = set(re.findall(r"^\d+\s+(\w+)\(", trace.read_text(), re.MULTILINE))
+    assert "accept4" in made
+    assert made - allowed == set()
