@@ -129,7 +129,7 @@ def test_the_server_makes_no_system_call_that_the_unit_forbids(models: Path, tmp
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "serving"]
     with subprocess.Popen(
-        [*command, "--models", str(models), "--port", "0", "--workers", "2", "--device", "cpu"],
+        [*command, "--models", str(models), "--port", "0", "--workers", "2", "--max-connection-age-seconds", "2"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
