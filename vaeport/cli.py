@@ -12,6 +12,7 @@ from vaeport.errors import InvalidInputError, VaeportError
 
 if TYPE_CHECKING:
     from vaeport.client import Client
+    from vaeport.credentials import TLS
     from vaeport.model import Model
 
 DEFAULT_SERVER = "localhost:50051"
@@ -55,7 +56,7 @@ def doctor(options: argparse.Namespace) -> int:
     from vaeport.doctor import examine
     from vaeport.findings import as_json, as_table, failed
 
-    findings = list(examine(options.package, options.server))
+    findings = list(examine(options.package, options.server, *_locks(options)))
     print(as_json(findings) if options.json else as_table(findings))
     return int(failed(findings))
 
@@ -69,11 +70,17 @@ def _source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[C
 
         return contextlib.nullcontext(load(options.package))
     from vaeport.client import Client
+
+    tls, token = _locks(options)
+    return Client(options.server, model=options.model, timeout=options.timeout, tls=tls or False, token=token)
+
+
+def _locks(options: argparse.Namespace) -> "tuple[TLS | None, str]":
+    """How to connect, and the token to show."""
     from vaeport.credentials import TLS
 
-    tls = TLS(options.ca, options.cert, options.key) if _encrypted(options) else False
     token = _read_token(options.token_file) if options.token_file else ""
-    return Client(options.server, model=options.model, timeout=options.timeout, tls=tls, token=token)
+    return TLS(options.ca, options.cert, options.key) if _encrypted(options) else None, token
 
 
 def _read_token(path: Path) -> str:
@@ -92,7 +99,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vaeport {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    source = argparse.ArgumentParser(add_help=False)
+    locks = argparse.ArgumentParser(add_help=False)
+    locks.add_argument("--tls", action="store_true", help="encrypt, and check the server's certificate")
+    locks.add_argument(
+        "--ca", type=Path, metavar="PEM", help="TLS, with the certificates that the server's descends from"
+    )
+    locks.add_argument("--cert", type=Path, metavar="PEM", help="TLS, with this certificate of ours; needs --key")
+    locks.add_argument("--key", type=Path, metavar="PEM", help="the private key of --cert")
+    locks.add_argument("--token-file", type=Path, metavar="PATH", help="a file with the token to show to the server")
+
+    source = argparse.ArgumentParser(add_help=False, parents=[locks])
     where = source.add_mutually_exclusive_group()
     where.add_argument(
         "--server", default=DEFAULT_SERVER, metavar="HOST:PORT", help="ask a server (%(default)s), or unix:PATH"
@@ -100,13 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--package", type=Path, metavar="PATH", help="compute here, with this package and no server")
     source.add_argument("--model", default="", help="name of the model on a server with several")
     source.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds for each request (%(default)s)")
-    source.add_argument("--tls", action="store_true", help="encrypt, and check the server's certificate")
-    source.add_argument(
-        "--ca", type=Path, metavar="PEM", help="TLS, with the certificates that the server's descends from"
-    )
-    source.add_argument("--cert", type=Path, metavar="PEM", help="TLS, with this certificate of ours; needs --key")
-    source.add_argument("--key", type=Path, metavar="PEM", help="the private key of --cert")
-    source.add_argument("--token-file", type=Path, metavar="PATH", help="a file with the token to show to the server")
 
     command = commands.add_parser("info", parents=[source], help="what there is to ask", description=info.__doc__)
     command.set_defaults(command=info)
@@ -118,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="picture file (%(default)s)")
     command.set_defaults(command=sample)
 
-    command = commands.add_parser("doctor", help="what works here, and what does not", description=doctor.__doc__)
+    command = commands.add_parser(
+        "doctor", parents=[locks], help="what works here, and what does not", description=doctor.__doc__
+    )
     command.add_argument("--package", type=Path, metavar="PATH", help="a package to self-test, too")
     command.add_argument("--server", metavar="HOST:PORT", help="a server to ask, too")
     command.add_argument("--json", action="store_true", help="for machines")

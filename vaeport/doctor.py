@@ -10,11 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vaeport._version import __version__
 from vaeport.errors import VaeportError
 from vaeport.findings import Finding, fail, ok, warn
 from vaeport.machine import Limits, affinity, read_limits, total_memory
+
+if TYPE_CHECKING:
+    from vaeport.credentials import TLS
 
 REQUIRED = ("numpy", "grpcio", "protobuf", "pillow")
 IN_PROCESS = ("onnx", "onnxruntime", "onnxruntime-gpu")
@@ -38,8 +42,8 @@ Installed = Mapping[str, str]
 """Versions of installed distributions by name, in lower case."""
 
 
-def examine(package: Path | None, server: str | None) -> Iterator[Finding]:
-    """Everything there is to look at, one finding at a time, since some take seconds."""
+def examine(package: Path | None, server: str | None, tls: "TLS | None" = None, token: str = "") -> Iterator[Finding]:
+    """Everything there is to look at, one finding at a time, since some take seconds. The last two are the server's."""
     installed = installed_distributions()
     yield versions(installed)
     yield runtime_builds(installed)
@@ -49,7 +53,7 @@ def examine(package: Path | None, server: str | None) -> Iterator[Finding]:
     if package is not None:
         yield self_test(package)
     if server is not None:
-        yield from answers(server)
+        yield from answers(server, tls, token)
 
 
 def installed_distributions(path: Sequence[str] | None = None) -> Installed:
@@ -180,19 +184,21 @@ def _replay(folder: Path) -> tuple[str, bool]:
     return f"{manifest.name} version {manifest.version} {how}, {package.digest[:19]}", proven
 
 
-def answers(address: str, timeout: float = 5.0) -> Iterator[Finding]:
+def answers(address: str, tls: "TLS | None" = None, token: str = "", timeout: float = 5.0) -> Iterator[Finding]:
     """A server over the wire: its health, then what it serves; each with the time that took.
 
     Args:
-        address: "host:port".
+        address: as vaeport.Client takes it.
+        tls: None is plain text.
+        token: for a server that demands one; health needs none.
         timeout: seconds for each.
     """
     from vaeport.client import Client
 
-    yield _timed(f"health of {address}", lambda: _health(address, timeout))
+    yield _timed(f"health of {address}", lambda: _health(address, tls, timeout))
 
     def info() -> str:
-        with Client(address, timeout=timeout) as client:
+        with Client(address, timeout=timeout, retries=0, tls=tls or False, token=token) as client:
             there = client.info()
         models = ", ".join(f"{model.name} version {model.version}" for model in there.models)
         return f"vaeport {there.server_version} serves {models}"
@@ -204,20 +210,27 @@ def _timed(name: str, ask: Callable[[], str]) -> Finding:
     start = time.perf_counter()
     try:
         text = ask()
-    except VaeportError as error:
-        return fail(name, str(error), "is the address right, is it ready, does it want TLS or a token?")
+    except (VaeportError, OSError) as error:  # OSError: a file of the TLS
+        return fail(name, str(error), "is the address right, is it ready, does it want --tls, --ca or --token-file?")
     return ok(name, f"{text}, in {(time.perf_counter() - start) * 1000:.0f} ms")
 
 
-def _health(address: str, timeout: float) -> str:
+def _health(address: str, tls: "TLS | None", timeout: float) -> str:
     """Ask grpc.health.v1; its stubs would be a dependency, for a request that is empty and an answer of one number."""
     import grpc
 
-    from vaeport.client import LOOPBACK, error_of
+    from vaeport.addresses import parse
+    from vaeport.channel import credentials_of, options_of
     from vaeport.errors import UnavailableError
+    from vaeport.statuses import error_of
 
-    options = [("grpc.enable_http_proxy", int(not address.startswith(LOOPBACK)))]  # as the client does
-    with grpc.insecure_channel(address, options) as channel:
+    target = parse(address)
+    options = options_of(target, tls, timeout)
+    with (
+        grpc.insecure_channel(target.uri, options)
+        if tls is None
+        else grpc.secure_channel(target.uri, credentials_of(tls), options)
+    ) as channel:
         check = channel.unary_unary(HEALTH_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
             answer = check(b"", timeout=timeout)

@@ -2,16 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 
 from tests.support import ServerProcess
+from tests.vaeport.certificates import Authority
+from tests.vaeport.toy_server import described
 from vaeport import doctor
 from vaeport.cli import main
+from vaeport.credentials import TLS
 from vaeport.findings import Finding, as_json, as_table, fail, failed, ok, warn
 from vaeport.machine import Limits
+from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 COMPLETE = {"numpy": "2.4", "grpcio": "1.81", "protobuf": "6.33", "pillow": "13", "onnxruntime": "1.31"}
 
@@ -119,6 +128,45 @@ def test_a_server_that_is_not_there_fails_in_its_time() -> None:
     findings = list(doctor.answers("127.0.0.1:1", timeout=2.0))
     assert [finding.level for finding in findings] == ["fail", "fail"]
     assert all("127.0.0.1:1: failed to connect" in finding.text for finding in findings)
+
+
+class Answers(vae_pb2_grpc.VaeServiceServicer):
+    """A server that knows one token."""
+
+    def Info(self, request: vae_pb2.InfoRequest, context: grpc.ServicerContext) -> vae_pb2.InfoResponse:  # noqa: N802
+        if ("authorization", "Bearer right") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return described("3")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[tuple[str, TLS]]:
+    """A server with TLS that is not ready, and how to connect to it."""
+    authority = Authority(tmp_path)
+    signed = authority.sign("localhost", "127.0.0.1")
+    pair = (signed.key.read_bytes(), signed.cert.read_bytes())
+    server = grpc.server(ThreadPoolExecutor(1))
+    vae_pb2_grpc.add_VaeServiceServicer_to_server(Answers(), server)  # type: ignore[abstract]
+    health = HealthServicer()
+    health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    yield f"127.0.0.1:{port}", TLS(ca=authority.ca)
+    server.stop(None).wait()
+
+
+def test_a_server_with_tls_and_tokens_is_asked_with_them(locked: tuple[str, TLS]) -> None:
+    address, tls = locked
+    health, info = doctor.answers(address, tls, "right")
+    assert (health.level, info.level) == ("fail", "ok")
+    assert health.text == f"{address}: says NOT_SERVING"
+    assert "toy version 3" in info.text
+    _, refused = doctor.answers(address, tls, "wrong")
+    assert "no token" in refused.text
+    assert "wrong" not in refused.text
+    plain = list(doctor.answers(address, timeout=2.0))
+    assert [finding.level for finding in plain] == ["fail", "fail"]
 
 
 ROWS = [ok("one", "all is well"), warn("second", "perhaps", "look"), fail("x", "no", "do")]
