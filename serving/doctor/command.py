@@ -63,17 +63,18 @@ def check_settings(settings: Settings) -> Finding:
 
 def examine_doors(settings: Settings) -> Iterator[Finding]:
     """The ways in, and what guards them."""
-    options: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).__dataclass_fields__}
-    if listen := options.get("listen"):
-        yield doors.unix_socket(listen)
+    now = datetime.datetime.now(datetime.UTC)
+    http: dict[str, Any] = {name: getattr(settings, name, None) for name in ("http_host", "http_port")}
+    if settings.listen:
+        yield doors.unix_socket(settings.listen)
     else:
         yield doors.port("port", settings.host, settings.port)
-    if (http_port := options.get("http_port")) is not None:
-        yield doors.port("http port", options["http_host"], http_port)
-    if options.get("tls_cert") and options.get("tls_key"):
-        now = datetime.datetime.now(datetime.UTC)
-        yield doors.certificate(options["tls_cert"], options["tls_key"], settings.host, now)
-        if options.get("tls_client_ca"):
-            yield doors.authority(options["tls_client_ca"], now)
-    if options.get("tokens"):
-        yield doors.tokens(options["tokens"])
+    if http["http_port"] is not None:
+        yield doors.port("http port", http["http_host"], http["http_port"])
+    yield doors.exposure(settings)
+    if settings.tls_cert and settings.tls_key:
+        yield doors.certificate(settings.tls_cert, settings.tls_key, settings.host, now)
+    if settings.tls_client_ca:
+        yield doors.authority(settings.tls_client_ca, now)
+    if settings.tokens:
+        yield doors.tokens(settings.tokens, now)

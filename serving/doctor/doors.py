@@ -9,15 +9,18 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.security.certificates import read_identity
+from serving.security.listen import UNIX, check_exposure, is_local, what_is_open
+from serving.security.tokens import read_tokens
+from serving.security.unix import check_path
+from serving.settings import Settings, SettingsError
 from vaeport.findings import Finding, fail, ok, warn
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 EXPIRES_SOON = datetime.timedelta(days=14)
-MAX_SOCKET_PATH = 107  # bytes, unix(7)
 LISTENING = "0A"  # of /proc/net/tcp, state TCP_LISTEN
-UNIX = "unix:"
 
 
 def port(name: str, host: str, number: int) -> Finding:
@@ -59,28 +62,29 @@ def _listening(number: int, proc: Path) -> set[str]:
 def unix_socket(listen: str) -> Finding:
     """Whether a server could listen on `unix:PATH`."""
     path = Path(listen.removeprefix(UNIX))
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        return fail("socket", f"{path}: longer than {MAX_SOCKET_PATH} bytes", "a shorter path")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        return fail("socket", f"{path.parent}: no folder that this user may write", "make it, or take another")
-    if path.exists():
-        return _existing_socket(path)
+    try:
+        check_path(path)
+    except SettingsError as error:
+        return fail("socket", str(error), "take another path, make its folder, or end who listens")
+    if not os.access(path.parent, os.W_OK):
+        return fail("socket", f"{path.parent}: this user may not write there", "take another folder, or let it")
     return ok("socket", f"{path} can be made")
 
 
-def _existing_socket(path: Path) -> Finding:
-    if not path.is_socket():
-        return fail("socket", f"{path}: is there, and no socket", "take another path, or remove it")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return warn("socket", f"{path}: left behind, nobody listens", "remove it, unless the server does")
-    return fail("socket", f"{path}: somebody listens there", "take another path, or end who does")
+def exposure(settings: Settings) -> Finding:
+    """Who else reaches the server, and what would stop them."""
+    try:
+        check_exposure(settings)
+        said = what_is_open(settings)
+    except SettingsError as error:
+        return fail("exposure", str(error), "docs/security.md")
+    if said:
+        return warn("exposure", "; ".join(said), "fine where the network is trusted; else docs/security.md")
+    return ok("exposure", "this machine alone" if is_local(settings) else "TLS, and callers are known")
 
 
 def certificate(cert: Path, key: Path, host: str, now: datetime.datetime) -> Finding:
-    """A certificate and its key: readable, a pair, valid today, with names that clients can check.
+    """A certificate and its key: what the server would take, valid for a while, with names that clients can check.
 
     Args:
         cert: PEM, the server's own certificate first.
@@ -88,21 +92,16 @@ def certificate(cert: Path, key: Path, host: str, now: datetime.datetime) -> Fin
         host: where the server listens.
         now: with a time zone.
     """
+    from cryptography import x509
+
     name = "certificate"
     try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import serialization
-
-        ours = x509.load_pem_x509_certificates(cert.read_bytes())[0]
-        private = serialization.load_pem_private_key(key.read_bytes(), None)
-    except ImportError:
-        return warn(name, f"{cert}: not looked at", "pip install cryptography")
-    except (OSError, ValueError, TypeError) as error:  # TypeError: the key has a password
-        return fail(name, f"{cert}, {key}: {error}", "both in PEM, the key without a password, readable by this user")
-    if private.public_key() != ours.public_key():
-        return fail(name, f"{key} is not the key of {cert}", "take those that were made together")
-    if wrong := _dates(name, cert, ours, now):
-        return wrong
+        identity = read_identity(cert, key)
+    except SettingsError as error:
+        return fail(name, str(error), "a pair in PEM that is valid today, readable by this user; docs/security.md")
+    ours = x509.load_pem_x509_certificates(identity.chain)[0]
+    if ends := _dates(name, cert, ours, now):
+        return ends
     if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         return warn(name, f"{key}: everybody on this machine may read it", f"chmod 600 {key}")
     return _names(name, cert, ours, host)
@@ -110,13 +109,11 @@ def certificate(cert: Path, key: Path, host: str, now: datetime.datetime) -> Fin
 
 def authority(path: Path, now: datetime.datetime) -> Finding:
     """The certificates that sign those of clients: readable, valid today."""
+    from cryptography import x509
+
     name = "client CA"
     try:
-        from cryptography import x509
-
         found = x509.load_pem_x509_certificates(path.read_bytes())
-    except ImportError:
-        return warn(name, f"{path}: not looked at", "pip install cryptography")
     except (OSError, ValueError) as error:
         return fail(name, f"{path}: {error}", "certificates in PEM, readable by this user")
     wrong = next((each for cert in found if (each := _dates(name, path, cert, now))), None)
@@ -157,16 +154,18 @@ def _is_one_address(host: str) -> bool:
         return True
 
 
-def tokens(path: Path) -> Finding:
-    """The file of tokens: there, readable by this user and by no other."""
+def tokens(path: Path, now: datetime.datetime) -> Finding:
+    """The file of tokens: what the server would take, and that nobody else may write it."""
     try:
-        mode, size = path.stat().st_mode, len(path.read_bytes())
-    except OSError as error:
-        return fail("tokens", f"{path}: {error.strerror}", "make one: python -m serving token --help")
-    if not size:
-        return fail("tokens", f"{path}: empty, so nobody may call", "make one: python -m serving token --help")
+        found = read_tokens(path)
+        mode = path.stat().st_mode
+    except (SettingsError, OSError) as error:
+        return fail("tokens", str(error), "python -m serving token --help")
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         return fail("tokens", f"{path}: others may write it, and let themselves in", f"chmod 600 {path}")
     if mode & stat.S_IROTH:
         return warn("tokens", f"{path}: everybody on this machine may read the hashes", f"chmod 600 {path}")
-    return ok("tokens", f"{path}: {size} bytes")
+    expired = sorted({each.name for each in found if each.expires is not None and each.expires <= now.timestamp()})
+    if expired:
+        return warn("tokens", f"{path}: {len(found)}, expired: {', '.join(expired)}", "python -m serving token NAME")
+    return ok("tokens", f"{path}: {len(found)}, none expired")

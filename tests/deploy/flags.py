@@ -6,11 +6,7 @@ from collections.abc import Iterable
 from serving.settings import Settings
 
 # Agreed on, and on their way: empty once all of them are fields of Settings.
-PENDING: set[str] = {
-    *("canary_seconds", "http_host", "http_port", "insecure", "keepalive_seconds", "listen", "log_calls", "log_format"),
-    *("max_bytes_per_peer", "max_calls_per_peer", "max_concurrent_streams"),
-    *("max_connection_idle_seconds", "socket_mode", "tls_cert", "tls_client_ca", "tls_key", "tokens", "traces"),
-}
+PENDING: set[str] = {"http_host", "http_port", "traces"}
 
 
 def names(arguments: Iterable[str]) -> list[str]:
