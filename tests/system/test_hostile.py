@@ -39,7 +39,6 @@ from tests.http2 import (
     message,
 )
 from tests.support import ROOT, ServerProcess
-from tests.system.test_server import workers_of
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 MAY_GROW = 100 * 2**20  # bytes, of the process; what each attack sends is a multiple of it, or asks for one
@@ -59,7 +58,7 @@ def target(models: Path) -> Iterator[ServerProcess]:
 
 def worker_of(target: ServerProcess) -> psutil.Process:
     """The process that has the connections."""
-    (worker,) = workers_of(target)
+    (worker,) = target.workers()
     return worker
 
 
