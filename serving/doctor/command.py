@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -64,13 +64,12 @@ def check_settings(settings: Settings) -> Finding:
 def examine_doors(settings: Settings) -> Iterator[Finding]:
     """The ways in, and what guards them."""
     now = datetime.datetime.now(datetime.UTC)
-    http: dict[str, Any] = {name: getattr(settings, name, None) for name in ("http_host", "http_port")}
     if settings.listen:
         yield doors.unix_socket(settings.listen)
     else:
         yield doors.port("port", settings.host, settings.port)
-    if http["http_port"] is not None:
-        yield doors.port("http port", http["http_host"], http["http_port"])
+    if settings.http_port is not None:
+        yield doors.port("http port", settings.http_host, settings.http_port)
     yield doors.exposure(settings)
     if settings.tls_cert and settings.tls_key:
         yield doors.certificate(settings.tls_cert, settings.tls_key, settings.host, now)

@@ -346,6 +346,7 @@ class Supervisor:
     def _stop(self, now: float) -> None:
         """The first signal drains, the second ends at once. One before the server is ready ends the start."""
         self._stopping = len(self._signals)
+        log.info("stopping: %s", signal.Signals(self._signals[-1]).name)
         self._notify("STOPPING=1")
         if not self._ready or self._stopping > 1:
             self._status = 128 + self._signals[-1]

@@ -5,9 +5,6 @@ from collections.abc import Iterable
 
 from serving.settings import Settings
 
-# Agreed on, and on their way: empty once all of them are fields of Settings.
-PENDING: set[str] = {"http_host", "http_port", "traces"}
-
 
 def names(arguments: Iterable[str]) -> list[str]:
     """The fields that flags such as `--max-queue-bytes=7` set."""
@@ -16,8 +13,8 @@ def names(arguments: Iterable[str]) -> list[str]:
 
 
 def known() -> set[str]:
-    """The fields there are, or will be."""
-    return {field.name for field in dataclasses.fields(Settings)} | PENDING
+    """The fields there are."""
+    return {field.name for field in dataclasses.fields(Settings)}
 
 
 def value(arguments: Iterable[str], flag: str) -> str:

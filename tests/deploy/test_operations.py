@@ -10,7 +10,7 @@ import pytest
 from serving.edge.status import STATUS_OF
 from serving.settings import Settings, SettingsError
 from serving.supervisor import CrashLoopError, StartError
-from tests.deploy.flags import PENDING, known
+from tests.deploy.flags import known
 from tests.support import ROOT
 from vaeport import errors, package
 from vaeport.errors import PackageError, ServerError, VaeportError
@@ -50,10 +50,6 @@ def test_every_setting_is_in_the_table_once() -> None:
 def test_the_table_has_the_defaults_that_the_server_has(name: str) -> None:
     default = DEFAULTS[name]
     assert SETTINGS[name] == shown(str(default) if isinstance(default, Path) else default)
-
-
-def test_what_is_pending_is_not_there_yet() -> None:
-    assert not PENDING & DEFAULTS.keys()
 
 
 def classes(module: object, base: type[Exception]) -> set[str]:

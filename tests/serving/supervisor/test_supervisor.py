@@ -249,6 +249,7 @@ def test_a_worker_that_does_not_leave_is_killed_and_a_second_signal_ends_at_once
     for worker in toy.workers():
         worker.suspend()  # as if it could not hear the signal
     toy.send(signal.SIGTERM)
+    toy.saw("stopping: SIGTERM")
     toy.send(signal.SIGINT)
     assert toy.end() == 128 + signal.SIGINT
 
