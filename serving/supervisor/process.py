@@ -97,6 +97,7 @@ class WorkerProcess:
         """Give an order. One that has died does not hear it: its end is noticed elsewhere."""
         self.state = State.OPENING if order is Order.SERVE else State.LEAVING
         self.leaving_since = now if order is Order.LEAVE else None
+        self.heard = now  # it may have waited long for this
         try:
             if self.channel is not None:
                 self.channel.send(order.value)

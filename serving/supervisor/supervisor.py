@@ -37,6 +37,7 @@ KILL_AFTER_GRACE_SECONDS = 5.0
 LIVE_SECONDS = 10.0  # without a turn of the loop: it is stuck
 LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MAX_LEAVING = 2  # times the workers that serve: how many may be leaving when a reload begins
 RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
 FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until --watch tries again what was refused; doubled each time
 
@@ -88,6 +89,7 @@ class Supervisor:
         self._current = Generation(default_packages(settings.models))
         self._next: Generation | None = None
         self._leaving: list[WorkerProcess] = []
+        self._switched = False  # a reload is done but for the workers that leave
         self._crashes = Crashes()
         self._started = 0
         self._start_at = 0.0  # the earliest moment for another worker of the current generation
@@ -192,7 +194,8 @@ class Supervisor:
             log.warning("worker %d %s while it was leaving", worker.number, how)
             if self._stopping:
                 self._status = 128 + self._signals[-1]
-        if not self._leaving and not self._stopping:
+        if self._switched and not self._leaving and not self._stopping:
+            self._switched = False
             log.info("reload done: %s", _names(self._current.packages))
             self._notify("READY=1")
 
@@ -268,9 +271,10 @@ class Supervisor:
 
     def _wanted(self, now: float) -> tuple[Path, ...] | None:
         """The packages of a reload that should begin now; None if none should."""
-        asked, self._reload_wanted = self._reload_wanted and self._ready, False
-        looks = bool(self._settings.watch) and self._ready and now >= self._look_at
-        if not asked and not looks:
+        if not self._ready or len(self._leaving) >= MAX_LEAVING * self._settings.workers:
+            return None  # later: each of them holds its models in memory
+        asked, self._reload_wanted = self._reload_wanted, False
+        if not asked and not (self._settings.watch and now >= self._look_at):
             return None
         self._look_at = now + self._settings.watch
         try:
@@ -299,6 +303,7 @@ class Supervisor:
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
         self._leaving += old.workers
+        self._switched = True
         if self.metrics is not None:
             self.metrics.reloaded("done")
 

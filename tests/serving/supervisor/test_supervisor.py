@@ -179,6 +179,37 @@ def test_a_version_that_cannot_be_loaded_never_serves(start: Start, models: Path
     assert toy.end() == 0
 
 
+def test_a_reload_that_only_some_workers_can_do_is_none(start: Start, models: Path) -> None:
+    toy = start("--workers", "3")
+    toy.wait_ready()
+    before = {worker.pid for worker in toy.workers()}
+    package(models, 2, "refused in slot 2")
+    toy.send(signal.SIGHUP)
+    toy.saw("reload refused, still serving toy 1: the self-test failed")
+    toy.saw("worker . has left", times=2)
+    assert {worker.pid for worker in toy.workers()} == before
+    assert "reload done" not in "".join(toy.log)
+
+
+def test_a_storm_of_reloads_does_not_pile_up_workers(start: Start, models: Path) -> None:
+    package(models, 2, "stays")
+    toy = start("--workers", "1", "--max-connection-age-seconds", "0", "--grace", "0", "--lame-duck-seconds", "0")
+    toy.wait_ready()
+    for _ in range(60):
+        toy.send(signal.SIGHUP)
+        assert len(toy.workers()) <= 4  # one that serves, one that loads, two that do not leave
+        time.sleep(0.05)
+    toy.saw("did not end in time: it is killed", times=2)
+
+
+def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(start: Start) -> None:
+    toy = start("--workers", "1")
+    toy.saw("worker 0 started")
+    toy.send(signal.SIGHUP)
+    toy.wait_ready()
+    toy.saw("reload done: toy 1")
+
+
 def test_a_choice_that_cannot_be_made_is_refused_and_nothing_starts(start: Start, models: Path) -> None:
     toy = start("--workers", "1")
     toy.wait_ready()

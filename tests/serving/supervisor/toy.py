@@ -27,7 +27,7 @@ BEAT_SECONDS = 0.1
 def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None:
     """A worker that does as its first package says."""
     nature = (packages[0] / "nature").read_text()
-    if nature == "refused":
+    if nature == "refused" or nature == f"refused in slot {slot}":
         channel.send((Said.FAILED, "the self-test failed"))
         sys.exit(1)
     if nature == "dies loading":
