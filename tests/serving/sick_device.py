@@ -36,7 +36,7 @@ class SickGraph:
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
-        self.max_rows = graph.max_rows
+        self.max_rows, self.padded_rows = graph.max_rows, graph.padded_rows
 
     def run(self, pieces: Sequence[Rows]) -> Any:
         if self.mood == HANGS:

@@ -149,6 +149,25 @@ async def test_calls_leave_the_lines_that_were_asked_for(
         assert by_status["INVALID_ARGUMENT"] == dict(malformed.trailing_metadata())[REQUEST_ID_KEY]
 
 
+async def test_who_is_refused_at_the_door_has_an_id_and_a_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    metadata = ((REQUEST_ID_KEY, "mine-3"),)
+    async with Logging("failed") as served:
+        channel: Any = served.channel
+        with pytest.raises(aio.AioRpcError) as unknown:
+            await channel.unary_unary("/no.such.Service/Method")(b"", metadata=metadata)
+        served.edge._guard.refuse()
+        with pytest.raises(aio.AioRpcError) as draining:
+            await served.stub.Info(vae_pb2.InfoRequest(), metadata=metadata)
+        await served.channel.close()
+    assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert draining.value.code() is grpc.StatusCode.UNAVAILABLE
+    for error in (unknown.value, draining.value):
+        assert dict(error.trailing_metadata())[REQUEST_ID_KEY] == "mine-3"
+    (line,) = lines_of(caplog)  # what is not offered has a stranger's name
+    assert (line["method"], line["status"], line["request_id"]) == (f"/{VAE_SERVICE}/Info", "UNAVAILABLE", "mine-3")
+
+
 @pytest.mark.parametrize(("how", "status"), [("leaves", "CANCELLED"), ("deadline", "DEADLINE_EXCEEDED")])
 async def test_a_caller_who_leaves_and_one_who_waits_no_longer_are_told_apart(
     how: str, status: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
