@@ -49,26 +49,31 @@ def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
     if not observers:
         return answer
     clock = time.perf_counter
+    beginnings, endings = [each.began for each in observers], [each.ended for each in observers]
 
     async def watched(request: Any, context: Any) -> Any:
         started = clock()
-        notes = [observer.began(context) for observer in observers]
-        code = grpc.StatusCode.CANCELLED
+        notes = [began(context) for began in beginnings]
+        code = "CANCELLED"
         try:
             response = await answer(request, context)
-            code = context.code() or grpc.StatusCode.OK
+            code = _name(context.code(), "OK")
             return response
         except asyncio.CancelledError:
             # grpc.aio cancels for both; a call that the guard found to be over has no status either.
             if context.time_remaining() is not None and context.time_remaining() <= 0:
-                code = grpc.StatusCode.DEADLINE_EXCEEDED
+                code = "DEADLINE_EXCEEDED"
             raise
         except Exception:
-            code = context.code() or grpc.StatusCode.UNKNOWN
+            code = _name(context.code(), "UNKNOWN")
             raise
         finally:
             seconds = clock() - started
-            for observer, note in zip(observers, notes, strict=True):
-                observer.ended(note, code.name, seconds)
+            for ended, note in zip(endings, notes, strict=True):
+                ended(note, code, seconds)
 
     return watched
+
+
+def _name(code: grpc.StatusCode | None, default: str) -> str:
+    return default if code is None else code.name

@@ -109,7 +109,8 @@ class MethodRecorder:
         for code in USUAL_CODES:
             self._calls.labels(method, code)  # a rate needs the zero before the first one
         self._histogram = made.histogram(catalogue.CALL_TIME).labels(method)
-        self._ended: list[tuple[str, float]] = []
+        self._codes: list[str] = []
+        self._seconds: list[float] = []
 
     def began(self, _context: object) -> None:
         """No note is needed."""
@@ -118,15 +119,17 @@ class MethodRecorder:
     def ended(self, _note: object, code: str, seconds: float) -> None:
         """See CallObserver."""
         self.in_flight -= 1
-        self._ended.append((code, seconds))
+        self._codes.append(code)
+        self._seconds.append(seconds)
 
     def write(self) -> None:
         """Write what has been counted."""
-        if self._ended:
-            self._histogram.observe_many([seconds for _, seconds in self._ended])
-            for code, count in Tally(code for code, _ in self._ended).items():
+        if self._codes:
+            self._histogram.observe_many(self._seconds)
+            for code, count in Tally(self._codes).items():
                 self._calls.labels(self._method, code).inc(count)
-            self._ended.clear()
+            self._codes.clear()
+            self._seconds.clear()
 
 
 class GraphRecorder:
