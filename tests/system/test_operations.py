@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 
 import vaeport
+from export.sign import sign
 from serving.repository import pin, unpin, withdraw
 from tests.support import ServerProcess
 from tests.system.load import load, wait_until
+from tests.vaeport.mutations import put
+from tests.vaeport.test_golden import edit
 
 Start = Callable[..., ServerProcess]
 BRIEF = ("--max-connection-age-seconds", "0.5")  # so that workers leave soon
@@ -133,6 +137,21 @@ def add_a_file(package: Path) -> None:
     (package / "stranger").write_text("")
 
 
+def change_the_truth(package: Path) -> None:
+    edit(package, lambda tensors: tensors["decoder/image/truth"].__iadd__(0.1))
+
+
+def add_an_operator(package: Path) -> None:
+    """Whose digest is right: only the rules of graphs forbid it."""
+    graph = onnx.load(package / "encoder.onnx")
+    graph.graph.node.append(onnx.helper.make_node("RandomNormal", [], ["noise"], shape=[1]))
+    put(package, "encoder.onnx", graph.SerializeToString())
+
+
+def cut_a_graph_off(package: Path) -> None:
+    put(package, "decoder.onnx", (package / "decoder.onnx").read_bytes()[:-100])
+
+
 def rename(package: Path) -> None:
     """Its manifest says another version."""
     package.rename(package.with_name("3"))
@@ -143,6 +162,9 @@ SPOILERS = {
     spoil_manifest: r"digits/2/manifest\.json",
     lose_a_file: r"in the manifest, but not here: decoder\.onnx",
     add_a_file: r"not in the manifest: stranger",
+    change_the_truth: r"digits/2: decoder\.image",
+    add_an_operator: r"encoder\.onnx: .*RandomNormal",
+    cut_a_graph_off: r"decoder\.onnx",
     rename: r"digits/3: holds version 2 of 'digits'",
 }
 
@@ -161,6 +183,19 @@ def test_a_broken_new_version_never_takes_a_call(start_server: Start, versions: 
                 shutil.rmtree(path)
     assert seen.errors == []
     assert all(found == ["1"] for found in seen.versions.values())
+
+
+def test_an_unsigned_new_version_never_takes_a_call(
+    start_server: Start, versions: Path, keys: tuple[Path, Path]
+) -> None:
+    sign(versions / "digits" / "1", keys[0])
+    pin(versions / "digits", 1)
+    server = start_server("--models", str(versions), "--require-signature", str(keys[1]))
+    unpin(versions / "digits")
+    reload(server, "reload refused")
+    assert re.search(r"still serving digits 1: .*digits/2\.sig: expected a signature", server.read_log())
+    with vaeport.Client(server.address) as client:
+        assert client.info().models[0].version == "1"
 
 
 def test_what_a_stopping_server_has_accepted_is_answered_and_the_rest_is_unavailable(
