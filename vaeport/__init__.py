@@ -2,6 +2,7 @@
 
     model = vaeport.load("models/mnist/1")        # in this process; needs vaeport[cpu] or vaeport[cuda]
     client = vaeport.Client("localhost:50051")    # from a server; the same methods, results and errors
+    client = vaeport.AsyncClient("localhost:50051")    # the same, awaited
 
 Importing this module loads numpy at most: grpc comes with the first `Client`, ONNX Runtime with the first `load`.
 """
@@ -27,13 +28,16 @@ from vaeport.errors import (
 )
 
 if TYPE_CHECKING:
+    from vaeport.async_client import AsyncClient
     from vaeport.client import Client
     from vaeport.credentials import TLS
+    from vaeport.manifest import Preprocessing
     from vaeport.model import Model, load
     from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 
 __all__ = [
     "TLS",
+    "AsyncClient",
     "Client",
     "DeadlineExceededError",
     "DeviceError",
@@ -46,6 +50,7 @@ __all__ = [
     "OverloadedError",
     "PackageError",
     "PermissionDeniedError",
+    "Preprocessing",
     "Scores",
     "SelfTestError",
     "ServerError",
@@ -59,10 +64,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncClient": "vaeport.async_client",
     "Client": "vaeport.client",
     "Encoding": "vaeport.results",
     "Model": "vaeport.model",
     "ModelInfo": "vaeport.results",
+    "Preprocessing": "vaeport.manifest",
     "Scores": "vaeport.results",
     "ServerInfo": "vaeport.results",
     "TLS": "vaeport.credentials",

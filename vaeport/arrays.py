@@ -9,28 +9,37 @@ from vaeport.errors import InvalidInputError
 
 
 def as_images(images: ArrayLike, image_shape: tuple[int, int, int]) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Bring images into the form that is computed and sent.
+    """Bring images into the form that is computed and sent: `check_images`, then `as_pixels`."""
+    return as_pixels(check_images(images, image_shape))
+
+
+def check_images(images: ArrayLike, image_shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Check images, and bring them into shape. An array is not copied, so it may be larger than memory.
 
     Args:
         images: [N, C, H, W], one image [C, H, W], and for grey models also [N, H, W] or one image [H, W].
         image_shape: (C, H, W) of the model.
 
     Returns:
-        [N, C, H, W], C-contiguous; uint8 (meaning value / 255) stays uint8, every float becomes float32.
+        [N, C, H, W], uint8 (meaning value / 255) or any float dtype.
 
     Raises:
         InvalidInputError: another shape or dtype, no rows, a value that is NaN, infinite or outside [0, 1].
     """
     array = _as_array("images", images)
-    shaped = array.reshape(_batch_shape(array.shape, image_shape))
-    if shaped.dtype == np.uint8:
-        checked: NDArray[np.uint8] | NDArray[np.float32] = np.ascontiguousarray(shaped)
-    elif np.issubdtype(shaped.dtype, np.floating):
-        check_range("images", shaped, 0.0, 1.0)  # before the cast, which could turn 1e300 into infinity
-        checked = np.ascontiguousarray(shaped, dtype=np.float32)
-    else:
+    shaped: NDArray[Any] = array.reshape(_batch_shape(array.shape, image_shape))
+    if np.issubdtype(shaped.dtype, np.floating):
+        check_range("images", shaped, 0.0, 1.0)  # before any cast, which could turn 1e300 into infinity
+    elif shaped.dtype != np.uint8:
         raise InvalidInputError.of("images", expected="uint8, or float in [0, 1]", got=f"dtype {array.dtype}")
-    return checked
+    return shaped
+
+
+def as_pixels(images: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Checked images, C-contiguous; uint8 stays uint8, every float becomes float32."""
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images, dtype=np.uint8)
+    return np.ascontiguousarray(images, dtype=np.float32)
 
 
 def as_latents(latents: ArrayLike, latent_dim: int) -> NDArray[np.float32]:

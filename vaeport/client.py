@@ -1,36 +1,30 @@
-"""The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`."""
+"""The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`.
 
-import itertools
-import math
-import secrets
-import threading
-from collections.abc import Callable, Iterator, Sequence
+What the calls are is in vaeport.calls, for both clients; here is how a thread waits for them.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self
 
 import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vaeport import addresses, messages
-from vaeport.channel import credentials_of, options_of
-from vaeport.credentials import TLS, check_token
-from vaeport.errors import InvalidInputError, ServerError, UnavailableError
-from vaeport.messages import Served
+from vaeport.base_client import DEFAULT_TIMEOUT_SECONDS, IN_FLIGHT, BaseClient
+from vaeport.flights import Flight, Wake, in_order
+from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read, Result, Step, Work
+from vaeport.inputs import CHUNK_ROWS, Gathering, Images
 from vaeport.prior import Draw
 from vaeport.results import Encoding, Scores, ServerInfo
-from vaeport.retries import DEFAULT_CONNECT_TIMEOUT_SECONDS, DEFAULT_RETRIES, Retries
-from vaeport.statuses import error_of
-from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import REQUEST_ID_KEY
+from vaeport.streams import SampleChunks, check_chunk_rows, check_version, chunk_flows, join
+from vaeport.v1 import vae_pb2_grpc
 
-DEFAULT_TIMEOUT_SECONDS = 30.0
-ROUNDS = 3  # of a call that one version of a model has to answer, all of it
-
-Response = TypeVar("Response")
+__all__ = ["DEFAULT_TIMEOUT_SECONDS", "Client"]
 
 
-class Client:
+class Client(BaseClient):
     """A connection to a vaeport server. Safe to use from several threads; close it, or use it in a `with` block.
 
     A request that finds nobody, is cut off or refused by a server that starts or stops, or meets a full queue, is sent
@@ -42,7 +36,7 @@ class Client:
         model: the name of the model; "" is the server's default, or its only one.
         version: a decimal string; "" is the newest, or the one that is pinned.
         timeout: seconds until a request raises DeadlineExceededError, all its attempts together. A call with a large
-            array makes several requests.
+            array makes several requests, of which a few are under way at a time; of a stream it is the time of a chunk.
         connect_timeout: seconds until the first request raises UnavailableError if nobody is at the address; at most
             half of `timeout`. Once a server has answered, a connection that is lost has almost `timeout` to come back.
         retries: attempts after the first one, at most; 0 switches them off.
@@ -57,41 +51,6 @@ class Client:
     Every method that asks the server raises a ServerError when it does not succeed there.
     """
 
-    def __init__(
-        self,
-        address: str | Sequence[str],
-        *,
-        model: str = "",
-        version: str = "",
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT_SECONDS,
-        retries: int = DEFAULT_RETRIES,
-        tls: bool | TLS = False,
-        token: str = "",
-        allow_plaintext_token: bool = False,
-    ) -> None:
-        for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
-            if not 0 < seconds < math.inf:
-                raise InvalidInputError.of(name, expected="a positive number of seconds", got=seconds)
-        target = addresses.parse(address)
-        encryption = TLS() if tls is True else tls or None
-        check_token(token, target, encryption, plain=allow_plaintext_token)
-        self.address = target.label
-        self._model = model
-        self._version = version
-        self._timeout = timeout
-        self._retries = Retries(retries, connect_timeout)
-        self._authorization = (("authorization", f"Bearer {token}"),) if token else ()
-        self._name, self._numbers = secrets.token_hex(6), itertools.count(1)  # the two halves of request ids
-        options = options_of(target, encryption, connect_timeout)
-        if encryption is None:
-            self._channel = grpc.insecure_channel(target.uri, options)
-        else:
-            self._channel = grpc.secure_channel(target.uri, credentials_of(encryption), options)
-        self._stub = vae_pb2_grpc.VaeServiceStub(self._channel)
-        self._closed = threading.Event()
-        self._known: Served | None = None
-
     def __enter__(self) -> Self:
         return self
 
@@ -102,18 +61,19 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; running and later calls end with UnavailableError. Closing twice is fine."""
-        self._closed.set()
+        self._calls.closed = True
         self._channel.close()
+        self._wake.close()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width), as far as this client knows; `info` asks again."""
-        return self._served().model.image_shape
+        return self._run(self._calls.served()).model.image_shape
 
     @property
     def latent_dim(self) -> int:
         """The number of latent dimensions, as far as this client knows; `info` asks again."""
-        return self._served().model.latent_dim
+        return self._run(self._calls.served()).model.latent_dim
 
     def info(self) -> ServerInfo:
         """Everything the server offers; with a model named, that one alone.
@@ -121,23 +81,38 @@ class Client:
         Raises:
             NotFoundError: no such model or version.
         """
-        request = vae_pb2.InfoRequest(model=self._model, version=self._version)
-        info = messages.info_of(self._call(self._stub.Info, request))
-        self._known = messages.served_of(info, self._model, self._version)
-        return info
+        return self._run(self._calls.info())
 
-    def encode(self, images: ArrayLike) -> Encoding:
+    def encode(self, images: Images | Iterator[Images]) -> Encoding:
         """The posterior of each image.
 
         Args:
-            images: [N, H, W], [N, C, H, W] or one image; uint8 (value / 255) or float in [0, 1].
+            images: an array, [N, H, W], [N, C, H, W] or one image, uint8 (value / 255) or float in [0, 1]; a Pillow
+                image or the path of a picture, which is prepared as in training; a list of these; or an iterator over
+                them, of which a few chunks are in memory at a time.
 
         Raises:
-            InvalidInputError: another shape or dtype, or values outside the range.
+            InvalidInputError: another shape or dtype, values outside the range, or a picture that cannot be prepared.
+            OSError: a file cannot be opened.
         """
-        return messages.encoding_of(
-            self._ask(self._stub.Encode, lambda served: messages.encode_requests(served, images))
-        )
+        if isinstance(images, Iterator):
+            return join(list(self.encode_stream(images)))
+        return self._run(self._calls.encode(images))
+
+    def encode_stream(self, images: Iterable[Images], *, chunk_rows: int = CHUNK_ROWS) -> Iterator[Encoding]:
+        """The posteriors of images without end, in order, a chunk at a time.
+
+        A few chunks are under way while the next images are taken, and no more, so the memory is bounded. All chunks
+        are answered by one version of the model, or the stream ends with UnavailableError.
+
+        Args:
+            images: each of them one image or several, as `encode` takes them.
+            chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes.
+
+        Raises:
+            InvalidInputError, OSError: as `encode`, for the chunk that has it, after those before it.
+        """
+        return self._encode_stream(images, check_chunk_rows(chunk_rows))
 
     def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
         """The image of each latent: float32 [N, C, H, W] in [0, 1].
@@ -148,9 +123,7 @@ class Client:
         Raises:
             InvalidInputError: another shape or dtype, or a value that is not finite.
         """
-        return messages.images_of(
-            self._ask(self._stub.Decode, lambda served: messages.decode_requests(served, latents))
-        )
+        return self._run(self._calls.decode(latents))
 
     def sample(
         self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
@@ -166,22 +139,60 @@ class Client:
         Raises:
             InvalidInputError: a number outside its range.
         """
-        draw = Draw.of(count, seed, first_row, temperature)
-        return messages.images_of(self._ask(self._stub.Sample, lambda served: messages.sample_requests(served, draw)))
+        return self._run(self._calls.sample(Draw.of(count, seed, first_row, temperature)))
 
-    def reconstruct(self, images: ArrayLike) -> NDArray[np.float32]:
-        """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1]. Takes and raises what `encode` does."""
-        return messages.images_of(
-            self._ask(self._stub.Reconstruct, lambda served: messages.reconstruct_requests(served, images))
-        )
+    def sample_stream(
+        self,
+        count: int,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        first_row: int = 0,
+        chunk_rows: int = CHUNK_ROWS,
+    ) -> Iterator[NDArray[np.float32]]:
+        """The images of `sample` in order, a chunk at a time: float32 [rows, C, H, W].
+
+        The server computes one chunk ahead of the reader. A stream that breaks off, as when the server restarts, goes
+        on at its next row; if another version of the model is there by then, it ends with UnavailableError.
+
+        Args:
+            count, seed, temperature, first_row: as in `sample`.
+            chunk_rows: images in a chunk, at most.
+
+        Raises:
+            InvalidInputError: a number outside its range.
+        """
+        return self._sample_stream(Draw.of(count, seed, first_row, temperature), check_chunk_rows(chunk_rows))
+
+    def reconstruct(self, images: Images) -> NDArray[np.float32]:
+        """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1].
+
+        Takes and raises what `encode` does, but for iterators.
+        """
+        return self._run(self._calls.reconstruct(images))
+
+    def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool = False) -> NDArray[np.float32]:
+        """The images on the way from one to another: float32 [steps, C, H, W] in [0, 1].
+
+        The first and the last are the reconstructions of `a` and `b`.
+
+        Args:
+            a, b: one image each, as `encode` takes them, or a latent [latent_dim], which is an array of one axis.
+            steps: images in all, at least 2, at equal distances between the two latents.
+            spherical: along a great circle rather than straight.
+
+        Raises:
+            InvalidInputError: what `encode` and `decode` raise, several images, or less than two steps.
+        """
+        return self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
     def score(
-        self, images: ArrayLike, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats.
 
         Args:
-            images: as in `encode`.
+            images: as in `encode`, but no iterator.
             importance_samples: draws of z for each image, 1 to 65,536; times latent_dim, at most 4,194,304.
             seed: 0 <= seed < 2^64; None draws one. Image i depends on the seed and first_row + i alone.
             first_row: the row of the first image.
@@ -189,75 +200,72 @@ class Client:
         Raises:
             InvalidInputError: what `encode` raises, or a number outside its range.
         """
-        return messages.scores_of(
-            self._ask(
-                self._stub.Score,
-                lambda served: messages.score_requests(served, images, importance_samples, seed, first_row),
-            )
-        )
+        return self._run(self._calls.score(images, importance_samples, seed, first_row))
 
-    def _ask(self, method: Callable[..., Response], requests: Callable[[Served], Iterator[object]]) -> list[Response]:
-        """The responses to all the requests of a call, from one version of the model.
+    def _connect(self) -> None:
+        self._wake = Wake()
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(self._uri, self._options)
+        else:
+            self._channel = grpc.secure_channel(self._uri, self._credentials, self._options)
+        self._stub: Any = vae_pb2_grpc.VaeServiceStub(self._channel)
 
-        What is known of the model may be old, since another version can take its place at any moment. So a refusal
-        holds if the server still says the same of the model, and the call begins anew if not, as it does when versions
-        change between its requests.
-        """
-        for _ in range(ROUNDS):
-            served = self._served()
-            try:
-                responses = [self._call(method, request) for request in requests(served)]
-            except InvalidInputError:
-                if not self._has_changed(served):
-                    raise
-                continue
-            versions = {response.version for response in responses}  # type: ignore[attr-defined]
-            if versions != {served.model.version}:
-                self._known = None
-            if len(versions) == 1:
-                return responses
-        raise UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
+    def _encode_stream(self, images: Iterable[Images], chunk_rows: int) -> Iterator[Encoding]:
+        served = self._run(self._calls.served())
+        gathering = Gathering(served.model, min(chunk_rows, served.max_rows))
+        version = ""
+        with contextlib.closing(self._in_order(chunk_flows(self._calls, gathering, images))) as encodings:
+            for encoding in encodings:
+                version = check_version(self.address, version, encoding.version)
+                yield encoding
 
-    def _served(self) -> Served:
-        """What is known of the model that requests go to; asked for if nothing is."""
-        known = self._known
-        if known is not None:
-            return known
-        info = self.info()
-        served = messages.served_of(info, self._model, self._version)
-        if served is None:
-            names = ", ".join(model.name for model in info.models)
-            raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
-        return served
-
-    def _has_changed(self, served: Served) -> bool:
-        """Whether the server says something else of the model by now. If it says nothing, what it said holds."""
-        self._known = None
+    def _sample_stream(self, draw: Draw, chunk_rows: int) -> Iterator[NDArray[np.float32]]:
+        chunks = SampleChunks(self._calls, draw, chunk_rows)
         try:
-            return self._served() != served
-        except ServerError:
-            return False
+            while (chunk := self._run(chunks.next())) is not None:
+                yield chunk
+        finally:
+            chunks.cancel()
 
-    def _call(self, method: Callable[..., Response], request: object) -> Response:
-        """One request, sent until it is answered or is not to be tried again."""
-        request_id = f"{self._name}-{next(self._numbers)}"
-        metadata = ((REQUEST_ID_KEY, request_id), *self._authorization)
-        attempts = self._retries.begin(self._timeout)
-        while not self._closed.is_set():
-            try:
-                response = method(
-                    request, timeout=attempts.timeout(), wait_for_ready=attempts.wait_for_ready, metadata=metadata
-                )
-            except grpc.RpcError as failed:
-                error = error_of(failed, self.address, request_id)
-                delay = attempts.delay_after(error)
-                if delay is None and not self._closed.is_set():
-                    raise error from failed
-                self._closed.wait(delay)
-            except ValueError:  # gRPC's word for a channel that was closed a moment ago
-                if not self._closed.is_set():
-                    raise
-            else:
-                self._retries.succeeded()
-                return response
-        raise UnavailableError(f"{self.address}: the client is closed")
+    def _run(self, flow: Flow[Result]) -> Result:
+        """Carry out a flow in this thread."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._perform(step)
+                except Exception as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Ask):
+            return self._send(getattr(self._stub, step.rpc), step)
+        if isinstance(step, Open):
+            return self._send(getattr(self._stub, step.call.rpc), step.call)
+        if isinstance(step, Read):
+            return next(step.stream, None)
+        if isinstance(step, Pause):
+            return self._wake.wait(lambda: False, step.seconds)
+        if isinstance(step, Work):
+            return step.function()
+        return list(self._in_order(step.flows))
+
+    def _in_order(self, flows: Iterable[Flow[Result]]) -> Generator[Result, None, None]:
+        """The results of flows, in order, a few at a time."""
+        return in_order(flows, lambda flow: Flight(flow, self._wake, self._start, self._perform), self._wake, IN_FLIGHT)
+
+    def _start(self, ask: Ask) -> Any:
+        return self._send(getattr(self._stub, ask.rpc).future, ask)
+
+    def _send(self, method: Any, ask: Ask) -> Any:
+        try:
+            return method(ask.request, timeout=ask.timeout, wait_for_ready=ask.wait_for_ready, metadata=ask.metadata)
+        except ValueError as error:  # gRPC's word for a channel that was closed a moment ago
+            if self._calls.closed:
+                raise ClosedError from error
+            raise

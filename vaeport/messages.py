@@ -6,17 +6,26 @@ limits that the server has told. The second group takes all the responses of a c
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from vaeport import scoring
-from vaeport.arrays import as_images, as_latents
+from vaeport.arrays import as_pixels
+from vaeport.inputs import Pixels
 from vaeport.prior import Draw
 from vaeport.results import Encoding, ModelInfo, Scores, ServerInfo
 from vaeport.v1 import vae_pb2
-from vaeport.wire import from_tensor, to_tensor
+from vaeport.wire import from_preprocessing, from_tensor, to_tensor
+
+REQUEST_ROWS = (
+    256  # as many rows as pay off, since several requests are under way at a time and share the server's queue
+)
+
+ImagesResponse: TypeAlias = (
+    vae_pb2.DecodeResponse | vae_pb2.SampleResponse | vae_pb2.ReconstructResponse | vae_pb2.SampleStreamResponse
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +48,22 @@ class Served:
         """The fields that every request begins with."""
         return {"model": self.name, "version": self.version}
 
-    def pieces(self, rows: int, most: int | None = None) -> Iterator[slice]:
+    def pieces(self, rows: int, most: int = REQUEST_ROWS) -> Iterator[slice]:
         """The rows of each request, `most` of them if that is less than what the server takes."""
-        limit = min(self.max_rows, most or rows)
+        limit = min(self.max_rows, most, REQUEST_ROWS)
         return (slice(start, min(start + limit, rows)) for start in range(0, rows, limit))
 
 
-def encode_requests(served: Served, images: ArrayLike) -> Iterator[vae_pb2.EncodeRequest]:
-    """As `encode` of the client; raises InvalidInputError."""
-    checked = as_images(images, served.model.image_shape)
-    for piece in served.pieces(len(checked)):
-        yield vae_pb2.EncodeRequest(**served.target(), images=to_tensor(checked[piece]))
+def encode_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.EncodeRequest]:
+    """As `encode` of the client, for checked images."""
+    for piece in served.pieces(len(images)):
+        yield vae_pb2.EncodeRequest(**served.target(), images=to_tensor(as_pixels(images[piece])))
 
 
-def decode_requests(served: Served, latents: ArrayLike) -> Iterator[vae_pb2.DecodeRequest]:
-    """As `decode` of the client; raises InvalidInputError."""
-    checked = as_latents(latents, served.model.latent_dim)
-    for piece in served.pieces(len(checked)):
-        yield vae_pb2.DecodeRequest(**served.target(), latents=to_tensor(checked[piece]))
+def decode_requests(served: Served, latents: NDArray[np.float32]) -> Iterator[vae_pb2.DecodeRequest]:
+    """As `decode` of the client, for checked latents."""
+    for piece in served.pieces(len(latents)):
+        yield vae_pb2.DecodeRequest(**served.target(), latents=to_tensor(latents[piece]))
 
 
 def sample_requests(served: Served, draw: Draw) -> Iterator[vae_pb2.SampleRequest]:
@@ -71,23 +78,33 @@ def sample_requests(served: Served, draw: Draw) -> Iterator[vae_pb2.SampleReques
         )
 
 
-def reconstruct_requests(served: Served, images: ArrayLike) -> Iterator[vae_pb2.ReconstructRequest]:
-    """As `reconstruct` of the client; raises InvalidInputError."""
-    checked = as_images(images, served.model.image_shape)
-    for piece in served.pieces(len(checked)):
-        yield vae_pb2.ReconstructRequest(**served.target(), images=to_tensor(checked[piece]))
+def sample_stream_request(served: Served, draw: Draw, chunk_rows: int) -> vae_pb2.SampleStreamRequest:
+    """As `sample_stream` of the client; or what is left of it."""
+    return vae_pb2.SampleStreamRequest(
+        **served.target(),
+        count=draw.count,
+        seed=draw.seed,
+        first_row=draw.first_row,
+        temperature=float(draw.temperature),
+        chunk_rows=chunk_rows,
+    )
+
+
+def reconstruct_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.ReconstructRequest]:
+    """As `reconstruct` of the client, for checked images."""
+    for piece in served.pieces(len(images)):
+        yield vae_pb2.ReconstructRequest(**served.target(), images=to_tensor(as_pixels(images[piece])))
 
 
 def score_requests(
-    served: Served, images: ArrayLike, importance_samples: int, seed: int | None, first_row: int
+    served: Served, images: Pixels, importance_samples: int, seed: int | None, first_row: int
 ) -> Iterator[vae_pb2.ScoreRequest]:
-    """As `score` of the client; raises InvalidInputError."""
-    checked = as_images(images, served.model.image_shape)
-    sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(checked))
-    for piece in served.pieces(len(checked), sampling.images_at_once(served.model.latent_dim)):
+    """As `score` of the client, for checked images; raises InvalidInputError."""
+    sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(images))
+    for piece in served.pieces(len(images), sampling.images_at_once(served.model.latent_dim)):
         yield vae_pb2.ScoreRequest(
             **served.target(),
-            images=to_tensor(checked[piece]),
+            images=to_tensor(as_pixels(images[piece])),
             importance_samples=sampling.samples,
             seed=sampling.seed,
             first_row=sampling.starting(piece.start).first_row,
@@ -105,6 +122,7 @@ def info_of(response: vae_pb2.InfoResponse) -> ServerInfo:
             likelihood=model.likelihood,
             digest=model.digest,
             providers=tuple(model.providers),
+            preprocessing=from_preprocessing(model.preprocessing) if model.HasField("preprocessing") else None,
         )
         for model in response.models
     )
@@ -126,7 +144,7 @@ def encoding_of(responses: Sequence[vae_pb2.EncodeResponse]) -> Encoding:
 
 
 def images_of(
-    responses: "Sequence[vae_pb2.DecodeResponse | vae_pb2.SampleResponse | vae_pb2.ReconstructResponse]",
+    responses: "Sequence[ImagesResponse]",
 ) -> NDArray[np.float32]:
     """All the images, [N, C, H, W]."""
     return _join([_floats("images", response.images) for response in responses])

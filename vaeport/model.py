@@ -187,4 +187,5 @@ def model_info(package: Package, device: Device) -> ModelInfo:
         likelihood=manifest.model.likelihood,
         digest=package.digest,
         providers=(device.provider,),
+        preprocessing=manifest.preprocessing,
     )

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vaeport.manifest import Preprocessing
+from vaeport.prior import Draw
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
@@ -19,6 +22,24 @@ class Encoding:
     mean: NDArray[np.float32]
     log_var: NDArray[np.float32]
     version: str
+
+    def sample(self, seed: int | None = None, *, first_row: int = 0) -> NDArray[np.float32]:
+        """One draw from each posterior: float32 [rows, latent_dim], as the server's Encode draws with a seed.
+
+        z = mean + exp(log_var / 2) epsilon, where row i of epsilon depends on the seed and first_row + i alone
+        (vaeport.prior).
+
+        Args:
+            seed: 0 <= seed < 2^64; None draws one.
+            first_row: the row of the first image, for one who encodes a large set in pieces.
+
+        Raises:
+            InvalidInputError: a number outside its range.
+        """
+        rows, latent_dim = self.mean.shape
+        epsilon = Draw.of(rows, seed, first_row).latents(latent_dim)
+        latents: NDArray[np.float32] = self.mean + np.exp(0.5 * self.log_var) * epsilon
+        return latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +82,7 @@ class ModelInfo:
         likelihood: p(x|z), "bernoulli" or "gaussian".
         digest: "sha256:..." of the package's manifest, which holds the digests of all its files.
         providers: the ONNX Runtime execution providers that compute.
+        preprocessing: how an image file becomes an input; None if the server does not say.
     """
 
     name: str
@@ -70,6 +92,7 @@ class ModelInfo:
     likelihood: str
     digest: str
     providers: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)

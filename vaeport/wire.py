@@ -1,11 +1,13 @@
-"""numpy arrays to wire tensors and back: a tested pair of pure functions, for the client and for the server's edge."""
+"""Values to messages and back, in tested pairs of pure functions, for the client and for the server's edge."""
 
 from math import prod
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
+from vaeport.manifest import Preprocessing
 from vaeport.v1 import vae_pb2
 
 # Little-endian by name, so that the bytes are right on any machine.
@@ -55,3 +57,27 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
 def dtype_name(number: "vae_pb2.DType.ValueType") -> str:
     """The name of a dtype's number, or the number if it has none."""
     return vae_pb2.DType.Name(number) if number in vae_pb2.DType.values() else str(number)  # enums are open in proto3
+
+
+def to_preprocessing(preprocessing: Preprocessing) -> vae_pb2.Preprocessing:
+    """A manifest's preprocessing as a message."""
+    height, width = preprocessing.size
+    return vae_pb2.Preprocessing(
+        height=height,
+        width=width,
+        channels=preprocessing.channels,
+        crop=preprocessing.crop,
+        scale=preprocessing.scale,
+        binarization=preprocessing.binarization,
+    )
+
+
+def from_preprocessing(message: vae_pb2.Preprocessing) -> Preprocessing:
+    """And back; a word that this version does not know is refused where files are prepared, which need it."""
+    return Preprocessing(
+        size=(message.height, message.width),
+        channels=message.channels,
+        crop=cast("Any", message.crop),
+        scale=message.scale,
+        binarization=cast("Any", message.binarization),
+    )

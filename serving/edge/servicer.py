@@ -15,7 +15,7 @@ from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
 from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import dtype_name, from_tensor, to_tensor
+from vaeport.wire import dtype_name, from_tensor, to_preprocessing, to_tensor
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
 
@@ -191,4 +191,5 @@ def _model_info(model: ModelInfo) -> vae_pb2.ModelInfo:
         likelihood=model.likelihood,
         digest=model.digest,
         providers=model.providers,
+        preprocessing=None if model.preprocessing is None else to_preprocessing(model.preprocessing),
     )

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vaeport/v1/vae.proto\x12\nvaeport.v1\"G\n\x06Tensor\x12 \n\x05\x64type\x18\x01 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"M\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"-\n\x0bInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x88\x01\n\x0cInfoResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.vaeport.v1.ModelInfo\x12\"\n\x06limits\x18\x02 \x01(\x0b\x32\x12.vaeport.v1.Limits\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rdefault_model\x18\x04 \x01(\t\"\x8a\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bimage_shape\x18\x03 \x03(\x03\x12\x12\n\nlatent_dim\x18\x04 \x01(\x03\x12\x12\n\nlikelihood\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tproviders\x18\x07 \x03(\t\"=\n\x06Limits\x12\x18\n\x10max_request_rows\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\x04\"\x82\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x42\x07\n\x05_seed\"\xc2\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04mean\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07log_var\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings\"v\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x07latents\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.vaeport.v1.DType\"z\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\xd1\x01\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12 \n\x05\x64type\x18\x07 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\x16\n\x0ereturn_latents\x18\x08 \x01(\x08\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xad\x01\n\x0eSampleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\xeb\x01\n\x13SampleStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12 \n\x05\x64type\x18\x07 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\x16\n\x0ereturn_latents\x18\x08 \x01(\x08\x12\x12\n\nchunk_rows\x18\t \x01(\rB\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xc6\x01\n\x14SampleStreamResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x11\n\tfirst_row\x18\x06 \x01(\x04\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.vaeport.v1.Timings\"z\n\x12ReconstructRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.vaeport.v1.DType\"\x7f\n\x13ReconstructResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\x9d\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x1a\n\x12importance_samples\x18\x04 \x01(\r\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x06 \x01(\x04\x42\x07\n\x05_seed\"\xb6\x02\n\rScoreResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0ereconstruction\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x1e\n\x02kl\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x04\x65lbo\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12*\n\x0elog_likelihood\x18\x06 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0f\n\x07setting\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12$\n\x07timings\x18\t \x01(\x0b\x32\x13.vaeport.v1.Timings\x12&\n\npercentile\x18\n \x01(\x0b\x32\x12.vaeport.v1.Tensor\"\x88\x01\n\x13\x45ncodeStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x42\x07\n\x05_seed\"\xc8\x01\n\x14\x45ncodeStreamResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04mean\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07log_var\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings*U\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x03\x32\xc4\x04\n\nVaeService\x12\x39\n\x04Info\x12\x17.vaeport.v1.InfoRequest\x1a\x18.vaeport.v1.InfoResponse\x12?\n\x06\x45ncode\x12\x19.vaeport.v1.EncodeRequest\x1a\x1a.vaeport.v1.EncodeResponse\x12?\n\x06\x44\x65\x63ode\x12\x19.vaeport.v1.DecodeRequest\x1a\x1a.vaeport.v1.DecodeResponse\x12?\n\x06Sample\x12\x19.vaeport.v1.SampleRequest\x1a\x1a.vaeport.v1.SampleResponse\x12S\n\x0cSampleStream\x12\x1f.vaeport.v1.SampleStreamRequest\x1a .vaeport.v1.SampleStreamResponse0\x01\x12N\n\x0bReconstruct\x12\x1e.vaeport.v1.ReconstructRequest\x1a\x1f.vaeport.v1.ReconstructResponse\x12<\n\x05Score\x12\x18.vaeport.v1.ScoreRequest\x1a\x19.vaeport.v1.ScoreResponse\x12U\n\x0c\x45ncodeStream\x12\x1f.vaeport.v1.EncodeStreamRequest\x1a .vaeport.v1.EncodeStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14vaeport/v1/vae.proto\x12\nvaeport.v1\"G\n\x06Tensor\x12 \n\x05\x64type\x18\x01 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"M\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\"-\n\x0bInfoRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x88\x01\n\x0cInfoResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.vaeport.v1.ModelInfo\x12\"\n\x06limits\x18\x02 \x01(\x0b\x32\x12.vaeport.v1.Limits\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rdefault_model\x18\x04 \x01(\t\"\xbc\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bimage_shape\x18\x03 \x03(\x03\x12\x12\n\nlatent_dim\x18\x04 \x01(\x03\x12\x12\n\nlikelihood\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x11\n\tproviders\x18\x07 \x03(\t\x12\x30\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x19.vaeport.v1.Preprocessing\"s\n\rPreprocessing\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08\x63hannels\x18\x03 \x01(\r\x12\x0c\n\x04\x63rop\x18\x04 \x01(\t\x12\r\n\x05scale\x18\x05 \x01(\x01\x12\x14\n\x0c\x62inarization\x18\x06 \x01(\t\"=\n\x06Limits\x12\x18\n\x10max_request_rows\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\x04\"\x82\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x42\x07\n\x05_seed\"\xc2\x01\n\x0e\x45ncodeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04mean\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07log_var\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings\"v\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x07latents\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.vaeport.v1.DType\"z\n\x0e\x44\x65\x63odeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\xd1\x01\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12 \n\x05\x64type\x18\x07 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\x16\n\x0ereturn_latents\x18\x08 \x01(\x08\x42\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xad\x01\n\x0eSampleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\xeb\x01\n\x13SampleStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12 \n\x05\x64type\x18\x07 \x01(\x0e\x32\x11.vaeport.v1.DType\x12\x16\n\x0ereturn_latents\x18\x08 \x01(\x08\x12\x12\n\nchunk_rows\x18\t \x01(\rB\x07\n\x05_seedB\x0e\n\x0c_temperature\"\xc6\x01\n\x14SampleStreamResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x11\n\tfirst_row\x18\x06 \x01(\x04\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.vaeport.v1.Timings\"z\n\x12ReconstructRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x05\x64type\x18\x04 \x01(\x0e\x32\x11.vaeport.v1.DType\"\x7f\n\x13ReconstructResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x04 \x01(\x0b\x32\x13.vaeport.v1.Timings\"\x9d\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x1a\n\x12importance_samples\x18\x04 \x01(\r\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x06 \x01(\x04\x42\x07\n\x05_seed\"\xb6\x02\n\rScoreResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0ereconstruction\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x1e\n\x02kl\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12 \n\x04\x65lbo\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12*\n\x0elog_likelihood\x18\x06 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x0f\n\x07setting\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12$\n\x07timings\x18\t \x01(\x0b\x32\x13.vaeport.v1.Timings\x12&\n\npercentile\x18\n \x01(\x0b\x32\x12.vaeport.v1.Tensor\"\x88\x01\n\x13\x45ncodeStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06images\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tfirst_row\x18\x05 \x01(\x04\x42\x07\n\x05_seed\"\xc8\x01\n\x14\x45ncodeStreamResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04mean\x18\x03 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07log_var\x18\x04 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.vaeport.v1.Tensor\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vaeport.v1.Timings*U\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x03\x32\xc4\x04\n\nVaeService\x12\x39\n\x04Info\x12\x17.vaeport.v1.InfoRequest\x1a\x18.vaeport.v1.InfoResponse\x12?\n\x06\x45ncode\x12\x19.vaeport.v1.EncodeRequest\x1a\x1a.vaeport.v1.EncodeResponse\x12?\n\x06\x44\x65\x63ode\x12\x19.vaeport.v1.DecodeRequest\x1a\x1a.vaeport.v1.DecodeResponse\x12?\n\x06Sample\x12\x19.vaeport.v1.SampleRequest\x1a\x1a.vaeport.v1.SampleResponse\x12S\n\x0cSampleStream\x12\x1f.vaeport.v1.SampleStreamRequest\x1a .vaeport.v1.SampleStreamResponse0\x01\x12N\n\x0bReconstruct\x12\x1e.vaeport.v1.ReconstructRequest\x1a\x1f.vaeport.v1.ReconstructResponse\x12<\n\x05Score\x12\x18.vaeport.v1.ScoreRequest\x1a\x19.vaeport.v1.ScoreResponse\x12U\n\x0c\x45ncodeStream\x12\x1f.vaeport.v1.EncodeStreamRequest\x1a .vaeport.v1.EncodeStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vaeport.v1.vae_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=3047
-  _globals['_DTYPE']._serialized_end=3132
+  _globals['_DTYPE']._serialized_start=3214
+  _globals['_DTYPE']._serialized_end=3299
   _globals['_TENSOR']._serialized_start=36
   _globals['_TENSOR']._serialized_end=107
   _globals['_TIMINGS']._serialized_start=109
@@ -42,37 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFORESPONSE']._serialized_start=236
   _globals['_INFORESPONSE']._serialized_end=372
   _globals['_MODELINFO']._serialized_start=375
-  _globals['_MODELINFO']._serialized_end=513
-  _globals['_LIMITS']._serialized_start=515
-  _globals['_LIMITS']._serialized_end=576
-  _globals['_ENCODEREQUEST']._serialized_start=579
-  _globals['_ENCODEREQUEST']._serialized_end=709
-  _globals['_ENCODERESPONSE']._serialized_start=712
-  _globals['_ENCODERESPONSE']._serialized_end=906
-  _globals['_DECODEREQUEST']._serialized_start=908
-  _globals['_DECODEREQUEST']._serialized_end=1026
-  _globals['_DECODERESPONSE']._serialized_start=1028
-  _globals['_DECODERESPONSE']._serialized_end=1150
-  _globals['_SAMPLEREQUEST']._serialized_start=1153
-  _globals['_SAMPLEREQUEST']._serialized_end=1362
-  _globals['_SAMPLERESPONSE']._serialized_start=1365
-  _globals['_SAMPLERESPONSE']._serialized_end=1538
-  _globals['_SAMPLESTREAMREQUEST']._serialized_start=1541
-  _globals['_SAMPLESTREAMREQUEST']._serialized_end=1776
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=1779
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=1977
-  _globals['_RECONSTRUCTREQUEST']._serialized_start=1979
-  _globals['_RECONSTRUCTREQUEST']._serialized_end=2101
-  _globals['_RECONSTRUCTRESPONSE']._serialized_start=2103
-  _globals['_RECONSTRUCTRESPONSE']._serialized_end=2230
-  _globals['_SCOREREQUEST']._serialized_start=2233
-  _globals['_SCOREREQUEST']._serialized_end=2390
-  _globals['_SCORERESPONSE']._serialized_start=2393
-  _globals['_SCORERESPONSE']._serialized_end=2703
-  _globals['_ENCODESTREAMREQUEST']._serialized_start=2706
-  _globals['_ENCODESTREAMREQUEST']._serialized_end=2842
-  _globals['_ENCODESTREAMRESPONSE']._serialized_start=2845
-  _globals['_ENCODESTREAMRESPONSE']._serialized_end=3045
-  _globals['_VAESERVICE']._serialized_start=3135
-  _globals['_VAESERVICE']._serialized_end=3715
+  _globals['_MODELINFO']._serialized_end=563
+  _globals['_PREPROCESSING']._serialized_start=565
+  _globals['_PREPROCESSING']._serialized_end=680
+  _globals['_LIMITS']._serialized_start=682
+  _globals['_LIMITS']._serialized_end=743
+  _globals['_ENCODEREQUEST']._serialized_start=746
+  _globals['_ENCODEREQUEST']._serialized_end=876
+  _globals['_ENCODERESPONSE']._serialized_start=879
+  _globals['_ENCODERESPONSE']._serialized_end=1073
+  _globals['_DECODEREQUEST']._serialized_start=1075
+  _globals['_DECODEREQUEST']._serialized_end=1193
+  _globals['_DECODERESPONSE']._serialized_start=1195
+  _globals['_DECODERESPONSE']._serialized_end=1317
+  _globals['_SAMPLEREQUEST']._serialized_start=1320
+  _globals['_SAMPLEREQUEST']._serialized_end=1529
+  _globals['_SAMPLERESPONSE']._serialized_start=1532
+  _globals['_SAMPLERESPONSE']._serialized_end=1705
+  _globals['_SAMPLESTREAMREQUEST']._serialized_start=1708
+  _globals['_SAMPLESTREAMREQUEST']._serialized_end=1943
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=1946
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=2144
+  _globals['_RECONSTRUCTREQUEST']._serialized_start=2146
+  _globals['_RECONSTRUCTREQUEST']._serialized_end=2268
+  _globals['_RECONSTRUCTRESPONSE']._serialized_start=2270
+  _globals['_RECONSTRUCTRESPONSE']._serialized_end=2397
+  _globals['_SCOREREQUEST']._serialized_start=2400
+  _globals['_SCOREREQUEST']._serialized_end=2557
+  _globals['_SCORERESPONSE']._serialized_start=2560
+  _globals['_SCORERESPONSE']._serialized_end=2870
+  _globals['_ENCODESTREAMREQUEST']._serialized_start=2873
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=3009
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=3012
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=3212
+  _globals['_VAESERVICE']._serialized_start=3302
+  _globals['_VAESERVICE']._serialized_end=3882
 # @@protoc_insertion_point(module_scope)

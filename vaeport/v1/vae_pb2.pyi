@@ -198,6 +198,7 @@ class ModelInfo(_message.Message):
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
+    PREPROCESSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """A positive integer as a decimal string."""
@@ -214,6 +215,10 @@ class ModelInfo(_message.Message):
     def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ONNX Runtime execution providers that compute, for example "CPUExecutionProvider"."""
 
+    @_builtins.property
+    def preprocessing(self) -> Global___Preprocessing:
+        """How an image file becomes an input of Encode. Absent where the server does not know."""
+
     def __init__(
         self,
         *,
@@ -224,14 +229,63 @@ class ModelInfo(_message.Message):
         likelihood: _builtins.str = ...,
         digest: _builtins.str = ...,
         providers: _abc.Iterable[_builtins.str] | None = ...,
+        preprocessing: Global___Preprocessing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preprocessing", b"preprocessing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "image_shape", b"image_shape", "latent_dim", b"latent_dim", "likelihood", b"likelihood", "name", b"name", "providers", b"providers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "image_shape", b"image_shape", "latent_dim", b"latent_dim", "likelihood", b"likelihood", "name", b"name", "preprocessing", b"preprocessing", "providers", b"providers", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class Preprocessing(_message.Message):
+    """What training did to an image file before the network saw it, for every client to do the same, in this order: turn it
+    upright by its EXIF orientation; convert it to `channels`; bring it to `height` and `width` by `crop`; divide by
+    `scale`; and with binarization "threshold", 1 above a half, else 0. docs/package-format.md has each step exactly.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    BINARIZATION_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """In pixels."""
+    width: _builtins.int
+    channels: _builtins.int
+    """1 (grey) or 3 (red, green, blue)."""
+    crop: _builtins.str
+    """"none": every image had this size, and another one is an error. "center": the middle was cut out of the larger
+    side. "pad": black was put around the smaller one.
+    """
+    scale: _builtins.float
+    """A stored pixel value divided by it is in [0, 1]."""
+    binarization: _builtins.str
+    """"none", "threshold", or "dynamic" and "static": the network saw 1 with the pixel as its probability, else 0; send
+    the pixel.
+    """
+    def __init__(
+        self,
+        *,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        channels: _builtins.int = ...,
+        crop: _builtins.str = ...,
+        scale: _builtins.float = ...,
+        binarization: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binarization", b"binarization", "channels", b"channels", "crop", b"crop", "height", b"height", "scale", b"scale", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preprocessing: _TypeAlias = Preprocessing  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

@@ -1,0 +1,228 @@
+"""The calls of a client as flows: what is sent, what is tried again, and what the answers mean. See vaeport.flows."""
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vaeport import messages
+from vaeport.arrays import as_latents
+from vaeport.errors import InvalidInputError, ServerError, UnavailableError
+from vaeport.flows import Ask, ClosedError, Flow, Metadata, Pause, Work, together
+from vaeport.inputs import Images, Pixels, has_pictures, read_chunk, read_images
+from vaeport.interpolation import as_latent, check_steps, is_latent, latents_between, mean_of_one
+from vaeport.messages import Served
+from vaeport.prior import Draw
+from vaeport.results import Encoding, Scores, ServerInfo
+from vaeport.retries import Attempts, Retries
+from vaeport.statuses import error_of
+from vaeport.v1 import vae_pb2
+from vaeport.wire import REQUEST_ID_KEY
+
+ROUNDS = 3  # of a call that one version of a model has to answer, all of it
+
+Content = TypeVar("Content")
+Floats = NDArray[np.float32]
+
+
+class Calls:
+    """The calls of one client. Safe to use from several threads.
+
+    Args:
+        address: how errors call the server.
+        model, version, timeout, retries: see vaeport.Client.
+        authorization: metadata of every request.
+
+    Attributes:
+        known: the model that requests go to, as the server has last described it.
+        closed: the client has been.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: str,
+        version: str,
+        timeout: float,
+        retries: Retries,
+        authorization: Metadata,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self.retries = retries
+        self.known: Served | None = None
+        self.closed = False
+        self._model, self._version = model, version
+        self._authorization = authorization
+        self._name, self._numbers = secrets.token_hex(6), itertools.count(1)  # the two halves of request ids
+
+    def info(self) -> Flow[ServerInfo]:
+        """As `Client.info`."""
+        response = yield from self._call("Info", vae_pb2.InfoRequest(model=self._model, version=self._version))
+        info = messages.info_of(response)
+        self.known = messages.served_of(info, self._model, self._version)
+        return info
+
+    def encode(self, images: Images) -> Flow[Encoding]:
+        """As `Client.encode`."""
+        return messages.encoding_of((yield from self._ask_images("Encode", images, messages.encode_requests)))
+
+    def encode_chunk(self, items: list[Any]) -> Flow[Encoding]:
+        """As `encode`, of what vaeport.inputs.Gathering has gathered."""
+        read, heavy = partial(read_chunk, items), any(map(has_pictures, items))
+        responses = yield from self._ask(
+            "Encode", lambda served: read(served.model), messages.encode_requests, heavy=heavy
+        )
+        return messages.encoding_of(responses)
+
+    def decode(self, latents: ArrayLike) -> Flow[Floats]:
+        """As `Client.decode`."""
+
+        def read(served: Served) -> Floats:
+            return as_latents(latents, served.model.latent_dim)
+
+        return messages.images_of((yield from self._ask("Decode", read, messages.decode_requests)))
+
+    def sample(self, draw: Draw) -> Flow[Floats]:
+        """As `Client.sample`."""
+        return messages.images_of((yield from self._ask("Sample", lambda _: draw, messages.sample_requests)))
+
+    def reconstruct(self, images: Images) -> Flow[Floats]:
+        """As `Client.reconstruct`."""
+        return messages.images_of((yield from self._ask_images("Reconstruct", images, messages.reconstruct_requests)))
+
+    def score(self, images: Images, importance_samples: int, seed: int | None, first_row: int) -> Flow[Scores]:
+        """As `Client.score`."""
+        requests = partial(
+            messages.score_requests, importance_samples=importance_samples, seed=seed, first_row=first_row
+        )
+        return messages.scores_of((yield from self._ask_images("Score", images, requests)))
+
+    def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool) -> Flow[Floats]:
+        """As `Client.interpolate`."""
+        steps = check_steps(steps)
+        for _ in range(ROUNDS):
+            first, last = (yield from self._latent_of("a", a)), (yield from self._latent_of("b", b))
+
+            def read(served: Served, first: Any = first, last: Any = last) -> Floats:
+                latent_dim = served.model.latent_dim
+                start, end = as_latent("a", first[0], latent_dim), as_latent("b", last[0], latent_dim)
+                return latents_between(start, end, steps, spherical=spherical)
+
+            responses = yield from self._ask("Decode", read, messages.decode_requests)
+            if {first[1], last[1]} <= {"", responses[0].version}:
+                return messages.images_of(responses)
+        raise self._changed()
+
+    def served(self) -> Flow[Served]:
+        """What is known of the model that requests go to; asked for if nothing is."""
+        known = self.known
+        if known is not None:
+            return known
+        info = yield from self.info()
+        served = messages.served_of(info, self._model, self._version)
+        if served is None:
+            names = ", ".join(model.name for model in info.models)
+            raise InvalidInputError.of("model", expected=f"one of {names}", got="no name")
+        return served
+
+    def ask_of(self, rpc: str, request: object, attempts: Attempts) -> Ask:
+        """A request under a new id, as the next of its attempts."""
+        request_id = f"{self._name}-{next(self._numbers)}"
+        metadata = ((REQUEST_ID_KEY, request_id), *self._authorization)
+        return Ask(rpc, request, attempts.timeout(), attempts.wait_for_ready, metadata)
+
+    def pause_after(self, failed: grpc.RpcError, ask: Ask, attempts: Attempts) -> Flow[None]:
+        """Wait until the request may be sent again, or raise what it ended with."""
+        error = error_of(failed, self.address, ask.request_id)
+        delay = attempts.delay_after(error)
+        if delay is None and not self.closed:
+            raise error from failed
+        yield Pause(delay or 0.0)
+
+    def closed_error(self) -> UnavailableError:
+        """What every call ends with once the client is closed."""
+        return UnavailableError(f"{self.address}: the client is closed")
+
+    def _latent_of(self, name: str, end: Any) -> Flow[tuple[Any, str]]:
+        """One end of an interpolation as a latent, and the version that encoded it, "" if it came as one."""
+        if is_latent(end):
+            return end, ""
+        encoding = yield from self.encode(end)
+        return mean_of_one(name, encoding.mean), encoding.version
+
+    def _ask_images(
+        self, rpc: str, images: Images, requests: Callable[[Served, Pixels], Iterator[object]]
+    ) -> Flow[list[Any]]:
+        read = partial(read_images, images)
+        return self._ask(rpc, lambda served: read(served.model), requests, heavy=has_pictures(images))
+
+    def _ask(
+        self,
+        rpc: str,
+        read: Callable[[Served], Content],
+        requests: Callable[[Served, Content], Iterator[object]],
+        *,
+        heavy: bool = False,
+    ) -> Flow[list[Any]]:
+        """The responses to all the requests of a call, from one version of the model.
+
+        What is known of the model may be old, since another version can take its place at any moment. So a refusal
+        holds if the server still says the same of the model, and the call begins anew if not, as it does when versions
+        change between its requests.
+
+        Args:
+            rpc: its name.
+            read: what the caller has passed, checked for the model.
+            requests: that as messages.
+            heavy: reading takes a while.
+        """
+        for _ in range(ROUNDS):
+            served = yield from self.served()
+            try:
+                content = (yield Work(partial(read, served))) if heavy else read(served)
+                responses = yield from together(self._call(rpc, request) for request in requests(served, content))
+            except InvalidInputError:
+                if not (yield from self._has_changed(served)):
+                    raise
+                continue
+            versions = {response.version for response in responses}
+            if versions != {served.model.version}:
+                self.known = None
+            if len(versions) == 1:
+                return responses
+        raise self._changed()
+
+    def _changed(self) -> UnavailableError:
+        return UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
+
+    def _has_changed(self, served: Served) -> Flow[bool]:
+        """Whether the server says something else of the model by now. If it says nothing, what it said holds."""
+        self.known = None
+        try:
+            return (yield from self.served()) != served
+        except ServerError:
+            return False
+
+    def _call(self, rpc: str, request: object) -> Flow[Any]:
+        """One request, sent until it is answered or is not to be tried again. All attempts have one id."""
+        attempts = self.retries.begin(self.timeout)
+        ask = self.ask_of(rpc, request, attempts)
+        while not self.closed:
+            try:
+                response = yield ask
+            except grpc.RpcError as failed:
+                yield from self.pause_after(failed, ask, attempts)
+                ask = ask.again(attempts)
+            except ClosedError:
+                break
+            else:
+                self.retries.succeeded()
+                return response
+        raise self.closed_error()

@@ -1,0 +1,153 @@
+"""Flows carried out several at a time in one thread: no pool to close, and whoever leaves takes all of them along."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Generic
+
+import grpc
+
+from vaeport.flows import Ask, Flow, Pause, Result, Step
+
+
+class Wake:
+    """Wakes the threads that wait for answers. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._for_ever = False
+
+    def __call__(self, _: object = None) -> None:
+        """Something may have become ready."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """From now on nobody waits."""
+        with self._changed:
+            self._for_ever = True
+            self._changed.notify_all()
+
+    def wait(self, ready: Callable[[], bool], seconds: float | None) -> None:
+        """Until something is ready, the time is over, or it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._for_ever or ready(), seconds)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._for_ever
+
+
+class Flight(Generic[Result]):
+    """A flow under way: it waits for an answer, or for a moment, or is done."""
+
+    def __init__(
+        self, flow: Flow[Result], wake: Wake, send: Callable[[Ask], Any], perform: Callable[[Step], Any]
+    ) -> None:
+        self._flow, self._wake, self._send, self._perform = flow, wake, send, perform
+        self._answer: Any = None  # a grpc.Future
+        self.moment: float | None = None  # when a pause is over
+        self.done = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._advance(lambda: flow.send(None))
+
+    def ready(self) -> bool:
+        """Whether `go_on` has something to do."""
+        if self.moment is not None:
+            return self._wake.closed or time.monotonic() >= self.moment
+        return self._answer is not None and bool(self._answer.done())
+
+    def go_on(self) -> None:
+        """Hand over what has come."""
+        answer, self._answer, self.moment = self._answer, None, None
+        if answer is None:
+            self._advance(lambda: self._flow.send(None))
+            return
+        try:
+            response = answer.result()
+        except grpc.RpcError as error:
+            self._throw(error)
+        else:
+            self._advance(lambda: self._flow.send(response))
+
+    def result(self) -> Result:
+        """Of one that is done."""
+        if self._error is not None:
+            raise self._error
+        result: Result = self._result
+        return result
+
+    def cancel(self) -> None:
+        """Leave it."""
+        if self._answer is not None:
+            self._answer.cancel()
+        self._flow.close()
+
+    def _advance(self, resume: Callable[[], Step]) -> None:
+        """Take the flow to where it waits; what does not take long is done here."""
+        try:
+            step = resume()
+        except StopIteration as end:
+            self.done, self._result = True, end.value
+        except Exception as error:
+            self.done, self._error = True, error
+        else:
+            self._begin(step)
+
+    def _throw(self, error: Exception) -> None:
+        self._advance(lambda: self._flow.throw(error))
+
+    def _begin(self, step: Step) -> None:
+        if isinstance(step, Pause):
+            self.moment = time.monotonic() + step.seconds
+            return
+        try:
+            if isinstance(step, Ask):
+                self._answer = self._send(step)
+                self._answer.add_done_callback(self._wake)
+                return
+            outcome = self._perform(step)
+        except Exception as error:
+            self._throw(error)
+        else:
+            self._advance(lambda: self._flow.send(outcome))
+
+
+def in_order(
+    flows: Iterable[Flow[Result]], fly: Callable[[Flow[Result]], Flight[Result]], wake: Wake, most: int
+) -> Generator[Result, None, None]:
+    """The results of flows, in order, or the first failure in order; the others are left then.
+
+    Args:
+        flows: taken no faster than results are.
+        fly: starts one.
+        wake: that of the flights.
+        most: flows under way at a time.
+    """
+    flying: deque[Flight[Result]] = deque()
+    try:
+        for flow in flows:
+            flying.append(fly(flow))
+            while len(flying) == most or (flying and flying[0].done):
+                yield _land(flying, wake)
+        while flying:
+            yield _land(flying, wake)
+    finally:
+        for flight in flying:
+            flight.cancel()
+
+
+def _land(flying: "deque[Flight[Result]]", wake: Wake) -> Result:
+    """The result of the first flight; the others go on meanwhile."""
+    while not flying[0].done:
+        ready = [flight for flight in flying if flight.ready()]
+        for flight in ready:
+            flight.go_on()
+        if not ready:
+            moments = [flight.moment for flight in flying if flight.moment is not None]
+            seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
+            wake.wait(lambda: any(flight.ready() for flight in flying), seconds)
+    return flying.popleft().result()

@@ -1,0 +1,100 @@
+"""What a client does, apart from how it waits: calls as generators, which a thread or an event loop carries out.
+
+A flow yields what is to be done next, is sent what came of it or has the error thrown in, and returns its result. All
+decisions of the client (what to send, what to try again, when, what the answers mean) are flows, in vaeport.calls;
+vaeport.Client carries them out by blocking, vaeport.AsyncClient by awaiting.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeAlias, TypeVar
+
+from vaeport.retries import Attempts
+from vaeport.wire import REQUEST_ID_KEY
+
+Metadata = tuple[tuple[str, str], ...]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send a request; the response comes back, or a grpc.RpcError.
+
+    Attributes:
+        rpc: its name in the service.
+        request: the message.
+        timeout: seconds.
+        wait_for_ready: for a connection, rather than fail without one.
+        metadata: sent along.
+    """
+
+    rpc: str
+    request: object
+    timeout: float
+    wait_for_ready: bool
+    metadata: Metadata
+
+    @property
+    def request_id(self) -> str:
+        """Its name in the server's log."""
+        return dict(self.metadata)[REQUEST_ID_KEY]
+
+    def again(self, attempts: Attempts) -> "Ask":
+        """The same, as the next attempt."""
+        return replace(self, timeout=attempts.timeout(), wait_for_ready=attempts.wait_for_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Send a request that a stream answers; the stream comes back at once."""
+
+    call: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Take the next message of a stream; None comes back at its end, or a grpc.RpcError."""
+
+    stream: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so many seconds, or until the client is closed."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Compute something that takes long enough to keep others waiting, such as reading picture files."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Carry out several flows, a few at a time; their results come back in order, or the first failure in order."""
+
+    flows: "Iterator[Flow[Any]]"
+
+
+Step: TypeAlias = Ask | Open | Read | Pause | Work | Together
+Flow: TypeAlias = Generator[Step, Any, Result]
+
+
+class ClosedError(Exception):
+    """Thrown into a flow whose client has been closed."""
+
+
+def together(flows: "Iterable[Flow[Result]]") -> "Flow[list[Result]]":
+    """The results of all flows, in order; one alone is simply carried out."""
+    left = iter(flows)
+    first, second = next(left, None), next(left, None)
+    if first is None:
+        return []
+    if second is None:
+        return [(yield from first)]
+    results: list[Result] = yield Together(chain((first, second), left))
+    return results

@@ -1,0 +1,162 @@
+"""Streams as flows: samples chunk by chunk, taken up again at their next row when a call ends before its time; and
+images that come one by one, as chunks that are encoded several at a time."""
+
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from vaeport import messages
+from vaeport.arrays import check_rows
+from vaeport.calls import Calls
+from vaeport.errors import InvalidInputError, UnavailableError
+from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read
+from vaeport.inputs import Gathering
+from vaeport.prior import Draw, as_integer
+from vaeport.results import Encoding
+from vaeport.retries import Attempts
+
+MAX_CHUNK_ROWS = 2**32 - 1  # what the message has room for
+
+
+class SampleChunks:
+    """The chunks of one `sample_stream`, for one reader.
+
+    The timeout is that of a chunk: of one that the reader waits for. A call of the stream ends with it, too, and is
+    taken up again, so that a reader who is slow, or a stream that is long, is no failure.
+
+    Args:
+        calls: of the client.
+        draw: what is to come.
+        chunk_rows: images in a chunk, at most.
+    """
+
+    def __init__(self, calls: Calls, draw: Draw, chunk_rows: int) -> None:
+        self._calls = calls
+        self._left: Draw | None = draw
+        self._chunk_rows = chunk_rows
+        self._version = ""
+        self._ask: Ask | None = None  # the call under way, and its stream
+        self._stream: Any = None
+
+    def next(self) -> Flow[NDArray[np.float32] | None]:
+        """The next chunk, float32 [rows, C, H, W]; None after the last."""
+        if self._left is None:
+            yield from self._finish()
+            return None
+        calls, old = self._calls, self._ask is not None
+        attempts = calls.retries.begin(calls.timeout)
+        while not calls.closed:
+            try:
+                response = yield from self._read(self._left, attempts)
+            except grpc.RpcError as failed:
+                ask, self._ask = self._ask, None
+                assert ask is not None
+                if not old or failed.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    yield from calls.pause_after(failed, ask, attempts)
+                old = False
+            except ClosedError:
+                break
+            else:
+                calls.retries.succeeded()
+                return self._take(self._left, response)
+        raise calls.closed_error()
+
+    def cancel(self) -> None:
+        """End the call that is under way, if any: its reader has left."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _read(self, left: Draw, attempts: Attempts) -> Flow[Any]:
+        """The next message, from a new call where there is none."""
+        if self._ask is None:
+            served = yield from self._calls.served()
+            request = messages.sample_stream_request(served, left, self._chunk_rows)
+            self._ask = self._calls.ask_of("SampleStream", request, attempts)
+            self._stream = yield Open(self._ask)
+        return (yield Read(self._stream))
+
+    def _finish(self) -> Flow[None]:
+        """Let the call end by itself, for the server to see that it did; there is nothing to lose any more."""
+        with contextlib.suppress(grpc.RpcError, ClosedError):
+            if self._ask is not None:
+                yield Read(self._stream)
+        self._ask = None
+
+    def _take(self, left: Draw, response: Any) -> NDArray[np.float32]:
+        """The images of a message; what is left becomes less."""
+        if response is None or response.first_row != left.first_row:
+            raise UnavailableError(f"{self._calls.address}: the stream went on at another row than {left.first_row}")
+        self._version = check_version(self._calls.address, self._version, response.version)
+        images = messages.images_of([response])
+        rows = left.count - len(images)
+        self._left = replace(left, first_row=left.first_row + len(images), count=rows) if rows > 0 else None
+        return images
+
+
+def chunk_flows(calls: Calls, gathering: Gathering, images: Iterable[Any]) -> Iterator[Flow[Encoding]]:
+    """A flow for each chunk of what comes; where that fails, the last flow does."""
+    failure = None
+    try:
+        for item in images:
+            yield from map(calls.encode_chunk, gathering.add(item))
+    except Exception as error:
+        failure = error
+    yield from map(calls.encode_chunk, gathering.rest())
+    if failure is not None:
+        yield _failed(failure)
+
+
+async def chunk_flows_of(
+    calls: Calls, gathering: Gathering, images: AsyncIterable[Any]
+) -> AsyncIterator[Flow[Encoding]]:
+    """As `chunk_flows`, of what has to be awaited."""
+    failure = None
+    try:
+        async for item in images:
+            for chunk in gathering.add(item):
+                yield calls.encode_chunk(chunk)
+    except Exception as error:
+        failure = error
+    for flow in chunk_flows(calls, gathering, ()):
+        yield flow
+    if failure is not None:
+        yield _failed(failure)
+
+
+def _failed(error: Exception) -> Flow[Any]:
+    """Has its place in the order, after what came before it."""
+    yield Pause(0.0)
+    raise error
+
+
+def join(encodings: Sequence[Encoding]) -> Encoding:
+    """Encodings of one version as one.
+
+    Raises:
+        InvalidInputError: there is none, since there was no image.
+    """
+    check_rows("images", len(encodings))
+    if len(encodings) == 1:
+        return encodings[0]
+    mean, log_var = (np.concatenate([getattr(each, name) for each in encodings]) for name in ("mean", "log_var"))
+    return Encoding(mean, log_var, encodings[-1].version)
+
+
+def check_version(address: str, before: str, now: str) -> str:
+    """The version that answers a stream; UnavailableError if another one did `before`: their results do not mix."""
+    if before not in ("", now):
+        raise UnavailableError(f"{address}: the model changed during the stream, from version {before} to {now}")
+    return now
+
+
+def check_chunk_rows(rows: int) -> int:
+    """Raise InvalidInputError unless a chunk may have so many rows."""
+    rows = as_integer("chunk_rows", rows)
+    if not 1 <= rows <= MAX_CHUNK_ROWS:
+        raise InvalidInputError.of("chunk_rows", expected=f"1 to {MAX_CHUNK_ROWS}", got=rows)
+    return rows
