@@ -20,7 +20,8 @@ def test_training_exports_the_model_and_its_loss() -> None:
 def test_vaeport_exports_what_services_use() -> None:
     errors = [name for name in vaeport.__all__ if name.endswith("Error")]
     others = sorted(set(vaeport.__all__) - set(errors))
-    assert others == ["Client", "Encoding", "Model", "ModelInfo", "Scores", "ServerInfo", "TLS", "__version__", "load"]
+    clients, results = ["AsyncClient", "Client"], ["Encoding", "ModelInfo", "Preprocessing", "Scores", "ServerInfo"]
+    assert others == sorted([*clients, *results, "Model", "TLS", "__version__", "load"])
     assert all(issubclass(getattr(vaeport, name), vaeport.VaeportError) for name in errors)
 
 

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaeport import messages
 from vaeport.arrays import as_latents
+from vaeport.chunks import read_chunk
 from vaeport.errors import InvalidInputError, ServerError, UnavailableError
 from vaeport.flows import Ask, ClosedError, Flow, Metadata, Pause, Work, together
-from vaeport.inputs import Images, Pixels, has_pictures, read_chunk, read_images
+from vaeport.inputs import Images, Pixels, has_pictures, read_images
 from vaeport.interpolation import as_latent, check_steps, is_latent, latents_between, mean_of_one
 from vaeport.messages import Served
 from vaeport.prior import Draw
@@ -74,7 +75,7 @@ class Calls:
         return messages.encoding_of((yield from self._ask_images("Encode", images, messages.encode_requests)))
 
     def encode_chunk(self, items: list[Any]) -> Flow[Encoding]:
-        """As `encode`, of what vaeport.inputs.Gathering has gathered."""
+        """As `encode`, of what vaeport.chunks.Gathering has gathered."""
         read, heavy = partial(read_chunk, items), any(map(has_pictures, items))
         responses = yield from self._ask(
             "Encode", lambda served: read(served.model), messages.encode_requests, heavy=heavy

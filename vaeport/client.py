@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vaeport.base_client import DEFAULT_TIMEOUT_SECONDS, IN_FLIGHT, BaseClient
+from vaeport.chunks import CHUNK_ROWS, Gathering, check_chunk_rows, join
 from vaeport.flights import Flight, Wake, in_order
 from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read, Result, Step, Work
-from vaeport.inputs import CHUNK_ROWS, Gathering, Images
+from vaeport.inputs import Images
 from vaeport.prior import Draw
 from vaeport.results import Encoding, Scores, ServerInfo
-from vaeport.streams import SampleChunks, check_chunk_rows, check_version, chunk_flows, join
+from vaeport.streams import SampleChunks, check_version, chunk_flows
 from vaeport.v1 import vae_pb2_grpc
 
 __all__ = ["DEFAULT_TIMEOUT_SECONDS", "Client"]

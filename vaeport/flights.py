@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic
 
-import grpc
-
 from vaeport.flows import Ask, Flow, Pause, Result, Step
 
 
@@ -68,7 +66,7 @@ class Flight(Generic[Result]):
             return
         try:
             response = answer.result()
-        except grpc.RpcError as error:
+        except Exception as error:
             self._throw(error)
         else:
             self._advance(lambda: self._flow.send(response))

@@ -2,7 +2,7 @@
 images that come one by one, as chunks that are encoded several at a time."""
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeport import messages
-from vaeport.arrays import check_rows
 from vaeport.calls import Calls
-from vaeport.errors import InvalidInputError, UnavailableError
+from vaeport.chunks import Gathering, chunks_of
+from vaeport.errors import UnavailableError
 from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read
-from vaeport.inputs import Gathering
-from vaeport.prior import Draw, as_integer
+from vaeport.prior import Draw
 from vaeport.results import Encoding
 from vaeport.retries import Attempts
-
-MAX_CHUNK_ROWS = 2**32 - 1  # what the message has room for
 
 
 class SampleChunks:
@@ -100,15 +97,10 @@ class SampleChunks:
 
 def chunk_flows(calls: Calls, gathering: Gathering, images: Iterable[Any]) -> Iterator[Flow[Encoding]]:
     """A flow for each chunk of what comes; where that fails, the last flow does."""
-    failure = None
     try:
-        for item in images:
-            yield from map(calls.encode_chunk, gathering.add(item))
+        yield from map(calls.encode_chunk, chunks_of(images, gathering))
     except Exception as error:
-        failure = error
-    yield from map(calls.encode_chunk, gathering.rest())
-    if failure is not None:
-        yield _failed(failure)
+        yield _failed(error)
 
 
 async def chunk_flows_of(
@@ -122,8 +114,8 @@ async def chunk_flows_of(
                 yield calls.encode_chunk(chunk)
     except Exception as error:
         failure = error
-    for flow in chunk_flows(calls, gathering, ()):
-        yield flow
+    for chunk in gathering.rest():
+        yield calls.encode_chunk(chunk)
     if failure is not None:
         yield _failed(failure)
 
@@ -134,29 +126,8 @@ def _failed(error: Exception) -> Flow[Any]:
     raise error
 
 
-def join(encodings: Sequence[Encoding]) -> Encoding:
-    """Encodings of one version as one.
-
-    Raises:
-        InvalidInputError: there is none, since there was no image.
-    """
-    check_rows("images", len(encodings))
-    if len(encodings) == 1:
-        return encodings[0]
-    mean, log_var = (np.concatenate([getattr(each, name) for each in encodings]) for name in ("mean", "log_var"))
-    return Encoding(mean, log_var, encodings[-1].version)
-
-
 def check_version(address: str, before: str, now: str) -> str:
     """The version that answers a stream; UnavailableError if another one did `before`: their results do not mix."""
     if before not in ("", now):
         raise UnavailableError(f"{address}: the model changed during the stream, from version {before} to {now}")
     return now
-
-
-def check_chunk_rows(rows: int) -> int:
-    """Raise InvalidInputError unless a chunk may have so many rows."""
-    rows = as_integer("chunk_rows", rows)
-    if not 1 <= rows <= MAX_CHUNK_ROWS:
-        raise InvalidInputError.of("chunk_rows", expected=f"1 to {MAX_CHUNK_ROWS}", got=rows)
-    return rows

@@ -67,13 +67,13 @@ def test_scores_of_wide_latents_are_asked_for_in_pieces(
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8), np.uint8)
     asked: list[Any] = []
     with client:
-        call = client._call
+        call = client._calls._call
 
-        def listen(method: Any, request: Any) -> Any:
+        def listen(rpc: str, request: Any) -> Any:
             asked.append(request)
-            return call(method, request)
+            return call(rpc, request)
 
-        monkeypatch.setattr(client, "_call", listen)
+        monkeypatch.setattr(client._calls, "_call", listen)
         assert client.latent_dim == 5
         asked.clear()
         monkeypatch.setattr(scoring, "MAX_NORMALS", 44)  # two images of four draws of five numbers
