@@ -70,4 +70,4 @@ def _read_one(image: Any, model: ModelInfo) -> Pixels:
         prepared = prepare_file(image, model.preprocessing)
     else:
         prepared = prepare(image, model.preprocessing)
-    return check_images(prepared, model.image_shape)
+    return check_images(prepared[np.newaxis], model.image_shape)

@@ -72,9 +72,10 @@ def scripted(
     address: str = "127.0.0.1:0",
     credentials: grpc.ServerCredentials | None = None,
     health: HealthServicer | None = None,
+    script: Scripted | None = None,
 ) -> Iterator[tuple[str, Scripted]]:
-    """A server that follows the steps, and where it is."""
-    script = Scripted(*(steps or (answer,)))  # type: ignore[abstract]  # what it lacks is UNIMPLEMENTED
+    """A server that follows the steps, or another script, and where it is."""
+    script = script or Scripted(*(steps or (answer,)))  # type: ignore[abstract]  # what it lacks is UNIMPLEMENTED
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     vae_pb2_grpc.add_VaeServiceServicer_to_server(script, server)
     if health is not None:
