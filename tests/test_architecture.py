@@ -63,7 +63,7 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import vaeport; vaeport.Client; vaeport.load; import vaeport.cli, vaeport.pictures",
+        "import vaeport, vaeport.testing; vaeport.load; import vaeport.cli, vaeport.pictures, vaeport.preparation",
         "import serving.__main__, serving.worker",
     ],
 )
@@ -73,6 +73,12 @@ def test_torch_is_never_imported(statement: str) -> None:
 
 def test_importing_the_library_loads_no_heavy_module() -> None:
     assert not modules_after("import vaeport") & {"grpc", "google", "onnx", "onnxruntime", "PIL"}
+
+
+def test_pillow_is_loaded_when_a_picture_is_touched() -> None:
+    assert "PIL" not in modules_after("import vaeport; vaeport.Client; vaeport.AsyncClient; vaeport.load")
+    example = "import vaeport.testing, numpy; vaeport.testing.FakeClient().encode(numpy.zeros((28, 28)))"
+    assert "PIL" not in modules_after(example)
 
 
 def test_loading_in_process_needs_no_grpc() -> None:

@@ -46,6 +46,18 @@ def test_tls_reaches_a_server_of_the_authority(authority: Authority, local: Sign
         assert client.encode(IMAGE).mean[0, 0] == 255
 
 
+async def test_the_asynchronous_client_encrypts_as_well(authority: Authority, local: Signed) -> None:
+    tls = vaeport.TLS(ca=authority.ca)
+    with secured(local) as (one, first), secured(local) as (two, second):
+        async with vaeport.AsyncClient([one, two], tls=tls, token=SECRET) as client:
+            while not (first.requests and second.requests):
+                assert (await client.encode(IMAGE)).mean == 255
+        async with vaeport.AsyncClient(one, tls=True, connect_timeout=0.5) as client:
+            with pytest.raises(vaeport.UnavailableError):
+                await client.info()
+    assert first.metadata[0]["authorization"] == f"Bearer {SECRET}"
+
+
 def test_a_list_of_addresses_of_one_host_is_checked_against_that_host(authority: Authority, local: Signed) -> None:
     tls = vaeport.TLS(ca=authority.ca)
     with secured(local) as (one, first), secured(local) as (two, second), vaeport.Client([one, two], tls=tls) as client:

@@ -1,5 +1,8 @@
 """The model in this process, against PyTorch and against itself."""
 
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +106,40 @@ def test_a_negative_number_of_threads_is_refused(package: Path) -> None:
         vaeport.load(package, threads=-1)
 
 
-def test_threads_may_share_a_model(model: vaeport.Model, images: np.ndarray) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+CALLS: list[Callable[[vaeport.Model, np.ndarray], np.ndarray]] = [
+    lambda model, images: model.encode(images).mean,
+    lambda model, images: model.encode(iter(images)).log_var,
+    lambda model, images: model.reconstruct(images),
+    lambda model, images: model.sample(9, seed=1),
+    lambda model, images: np.concatenate(list(model.sample_stream(9, seed=1, chunk_rows=2))),
+    lambda model, images: model.interpolate(images[0], images[1], 9, spherical=True),
+    lambda model, images: model.score(images, importance_samples=3, seed=1).elbo,
+]
 
-    expected = model.encode(images).mean
+
+def test_threads_may_share_a_model(model: vaeport.Model, images: np.ndarray) -> None:
+    expected = [call(model, images) for call in CALLS]
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda _: model.encode(images).mean, range(100)))
-    assert all(np.array_equal(result, expected) for result in results)
+        results = list(pool.map(lambda index: CALLS[index % len(CALLS)](model, images), range(40 * len(CALLS))))
+    assert all(np.array_equal(found, expected[index % len(CALLS)]) for index, found in enumerate(results))
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """What numpy and Python have allocated at most meanwhile, above what there was."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_larger_than_memory_is_computed_in_bounded_memory(model: vaeport.Model, tmp_path: Path) -> None:
+    rows, latents = 40_000, 40_000 * 5 * 4
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((rows, 8, 8)))  # 20 MB
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    assert peak_bytes(lambda: model.encode(mapped)) < 4 * latents + 2_000_000  # twice, while the pieces are joined
+    assert peak_bytes(lambda: model.encode(iter(mapped))) < 4 * latents + 2_000_000
+    assert peak_bytes(lambda: [None for _ in model.sample_stream(rows)]) < 2_000_000
+    images = rows * 64 * 4
+    assert peak_bytes(lambda: model.sample(rows)) < images + 3_000_000

@@ -1,7 +1,7 @@
 """Client, AsyncClient and Model: the same methods, and the same numbers from all of them."""
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +228,29 @@ async def test_a_draw_from_the_posterior_is_the_one_of_the_server(server: Server
     assert not np.array_equal(encoding.sample(), encoding.sample())
     with pytest.raises(vaeport.InvalidInputError, match="seed"):
         encoding.sample(-1)
+
+
+class Counted(np.ndarray):
+    """An image that is known to be alive."""
+
+    alive = most = 0
+
+    def __array_finalize__(self, _: object) -> None:
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self) -> None:
+        Counted.alive -= 1
+
+
+async def test_a_hundred_thousand_images_are_never_in_memory_together(server: ServerProcess) -> None:
+    def images() -> Iterator[np.ndarray]:
+        return (PIXELS[index % len(PIXELS)].view(Counted) for index in range(100_000))
+
+    for client in (vaeport.Client(server.address), vaeport.AsyncClient(server.address)):
+        Counted.most = 0
+        found = await result_of(client.encode(images()))
+        assert found.mean.shape == (100_000, 5)
+        assert np.array_equal(found.mean[:1030], found.mean[1030:2060])
+        assert Counted.most <= 6 * 256  # four chunks under way, one that is gathered
+        await result_of(client.close())
