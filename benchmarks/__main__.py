@@ -17,7 +17,7 @@ def main() -> None:
     for name in ("training_epoch", "log_likelihood", "batching", "serving.overload"):
         run(name)
     with reference_models(options.models) as models:
-        for name in ("serving.ratios", "serving.matrix"):
+        for name in ("serving.ratios", "serving.client", "serving.matrix"):
             run(name, "--models", str(models))
         run("serving.sweep", "--models", str(models), "--picture", str(options.picture))
 
