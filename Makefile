@@ -25,6 +25,10 @@ BIN     := .venv/bin
 STAMP   := .venv/installed-$(RUNTIME)
 STUBS   := vaeport/v1/vae_pb2.py vaeport/v1/vae_pb2.pyi vaeport/v1/vae_pb2_grpc.py vaeport/v1/vae_pb2_grpc.pyi
 PROTO   := protos/vaeport/v1/vae.proto
+# The Open Inference Protocol: descriptors for a pool of their own, and their types.
+OIP     := serving/edge/oip
+OIP_STUBS := $(OIP)/grpc_service.binpb $(OIP)/grpc_service_pb2.pyi
+OIP_PROTO := protos/inference/grpc_service.proto
 
 .DEFAULT_GOAL := help
 # `make -j train export` must train first.
@@ -86,16 +90,21 @@ proto: $(STAMP)
 	@$(call generate,$(OUT))
 	@diff -r $(OUT)/vaeport/v1 vaeport/v1 --exclude=__pycache__ --exclude=__init__.py >&2 \
 	  || { echo "the stubs are not those of $(PROTO): run 'make proto'" >&2; exit 1; }
+	@for stub in $(OIP_STUBS); do cmp $(OUT)/$$stub $$stub >&2 \
+	  || { echo "the stubs are not those of $(OIP_PROTO): run 'make proto'" >&2; exit 1; }; done
 	@rm -r $(OUT)
 else
-proto: $(STUBS)  ## stubs from the proto; nothing to do when they are newer
-$(STUBS) &: $(PROTO) | $(STAMP)
+proto: $(STUBS) $(OIP_STUBS)  ## stubs from the protos; nothing to do when they are newer
+$(STUBS) $(OIP_STUBS) &: $(PROTO) $(OIP_PROTO) | $(STAMP)
 	@$(call generate,.)
 endif
 
 define generate
 PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos --python_out=$(1) --mypy_out=quiet:$(1) \
   --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTO)
+mkdir -p $(1)/$(OIP)
+PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I protos/inference --mypy_out=quiet:$(1)/$(OIP) \
+  --descriptor_set_out=$(1)/$(OIP)/grpc_service.binpb $(OIP_PROTO)
 endef
 
 bench: $(STAMP)  ## ratios, each measured within one run

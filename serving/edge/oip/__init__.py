@@ -1,0 +1,1 @@
+"""The Open Inference Protocol v2, for tritonclient, KServe's client and whoever else speaks it."""
