@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.batching import Batched
+from serving.graphs import ServedGraph, graphs_of
 from serving.models import ServedModel
 from vaeport import scoring
 from vaeport.arrays import as_images, as_latents, check_rows, to_float
@@ -85,6 +86,15 @@ class Scored:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What one graph made of some rows: `outputs` as its spec lists them."""
+
+    graph: ServedGraph
+    outputs: tuple[Floats, ...]
+    timings: Timings
+
+
 class Core:
     """The calls.
 
@@ -104,6 +114,7 @@ class Core:
         on_scores: Callable[[ModelInfo, Scores], None] | None = None,
     ) -> None:
         self._models = {model.info.name: model for model in models}
+        self._graphs = {graph.name: graph for model in models for graph in graphs_of(model)}
         self.default_model = default_model or (models[0].info.name if len(models) == 1 else "")
         self.max_request_rows = max_request_rows
         self._on_scores = on_scores
@@ -276,6 +287,34 @@ class Core:
         if self._on_scores is not None:
             self._on_scores(served.info, scores)
         return Scored(served.info, scores, Timings.of(*stages))
+
+    def graphs(self) -> tuple[ServedGraph, ...]:
+        """All graphs, an encoder and a decoder for each model."""
+        return tuple(self._graphs.values())
+
+    def graph(self, name: str, version: str) -> ServedGraph:
+        """One graph by its own name; an empty version is the one that is served.
+
+        Raises:
+            NotFoundError: there is no such graph or version.
+        """
+        graph = self._graphs.get(name)
+        if graph is None:
+            raise NotFoundError(f"model: no model {name!r} here; there is {', '.join(self._graphs)}")
+        if version not in ("", graph.info.version):
+            there = graph.info.version
+            raise NotFoundError(f"version: no version {version!r} of model {name!r} here; there is {there}")
+        return graph
+
+    async def infer(self, graph: ServedGraph, rows: NDArray[np.generic], deadline: float | None = None) -> Inferred:
+        """What a graph makes of its input, in the same batches as the rows of all other calls.
+
+        Raises:
+            InvalidInputError, and what Batcher.submit raises.
+        """
+        self._check_count(graph.spec.input.name, len(rows))
+        batched = await graph.batcher.submit(graph.spec.check(rows), deadline)
+        return Inferred(graph, batched.outputs, Timings.of(batched))
 
     async def close(self) -> None:
         """End all queues; whoever still waits gets UnavailableError."""

@@ -18,6 +18,7 @@ from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
 from serving.batching.observer import Observer, Reason, Refusal, Run, Unobserved
 from serving.batching.queue import Limits, Queue
+from serving.batching.statistics import Statistics
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class Batcher:
         at_once: the same as `compute` without another thread, for batches that are known to be brief.
         clock: seconds and timers; the running loop unless a test brings another.
         observer: is told what happens.
+
+    Attributes:
+        statistics: of all requests and batches so far.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Batcher:
         self._deadlines = Deadlines(self._clock, self._on_due)
         self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
+        self.statistics = Statistics()
         self._observer = observer or Unobserved()
         self._reason = Reason.DRAINED  # of the next run
         self._arrival, self._idle = asyncio.Event(), asyncio.Event()
@@ -130,6 +135,16 @@ class Batcher:
             UnavailableError: the batcher is closed, or was meanwhile, or the engine is lost.
             Exception: what the engine raised on these rows.
         """
+        arrived = self._time()
+        try:
+            batched = await self._wait(rows, deadline)
+        except BaseException:
+            self.statistics.failed(self._time() - arrived)
+            raise
+        self.statistics.answered(len(rows), self._time() - arrived, batched)
+        return batched
+
+    async def _wait(self, rows: Rows, deadline: float | None) -> Batched:
         assert len(rows) > 0
         now = self._time()
         deadline = math.inf if deadline is None else deadline
@@ -257,6 +272,7 @@ class Batcher:
             seconds = self._idle_since - started
             self._report(Run(pieces, rows, self._limits.max_batch_rows, self._reason, started, seconds, failure))
         self._cost.measured(rows, seconds)
+        self.statistics.ran(rows, seconds)
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
         if at_once:
