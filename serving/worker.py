@@ -107,7 +107,7 @@ async def _serve(
         default_model=settings.default_model,
         on_scores=telemetry.scored,
     )
-    edge = Edge(core, address, settings, telemetry)
+    edge = Edge(core, address, settings, telemetry, reload=partial(_say, channel, Said.RELOAD, None))
     canaries_of = {model.package.manifest.name: model.canaries for model in models}
     every, hang = settings.canary_seconds, settings.hang_seconds
     readiness = Readiness(canaries_of, engine, turn, every=every, hang=hang, show=edge.health.show)

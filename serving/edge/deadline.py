@@ -19,3 +19,11 @@ def deadline_of(context: Context) -> float | None:
     if remaining is None or remaining > LONGEST_SECONDS:
         return None
     return asyncio.get_running_loop().time() + remaining
+
+
+def within(seconds: float | None, deadline: float | None) -> float | None:
+    """The earlier of a deadline and `seconds` from now; None is none."""
+    if seconds is None or seconds > LONGEST_SECONDS:
+        return deadline
+    own = asyncio.get_running_loop().time() + seconds
+    return own if deadline is None else min(own, deadline)

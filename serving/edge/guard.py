@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.edge.door import Handler
 
 HEALTH = "/grpc.health.v1.Health/"
-OURS = "/vaeport."
+OURS = ("/vaeport.", "/inference.")
 
 Behaviour = Callable[[Any, Any], Any]
 

@@ -72,6 +72,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._ended = True
         self._wake()
 
+    def is_ready(self, model: str = "") -> bool:
+        """Whether a model is ready; without a name, whether the whole is."""
+        return self._status[f"{self._whole[1]}/{model}" if model else ""] == SERVING
+
     async def Check(self, request: health_pb2.HealthCheckRequest, context: object) -> health_pb2.HealthCheckResponse:
         status = self._status.get(request.service)
         if status is None:

@@ -1,12 +1,13 @@
 """The gRPC server of one worker: all services on one port."""
 
 import asyncio
+from collections.abc import Callable
 from math import prod
 from typing import cast
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge.grpc_log import keep_strangers_out_of_the_log
@@ -14,7 +15,10 @@ from serving.edge.guard import GuardedServer
 from serving.edge.health import HealthServicer
 from serving.edge.http2 import server_options
 from serving.edge.locks import Locks
+from serving.edge.oip import InferenceServicer, add_to_server
+from serving.edge.oip import grpc_service_pb2 as inference_pb2
 from serving.edge.port import Port
+from serving.edge.reflection import reflection_servicer
 from serving.edge.servicer import VaeServicer
 from serving.settings import Settings
 from serving.telemetry import SILENT, Telemetry
@@ -37,6 +41,7 @@ class Edge:
         address: "HOST:PORT", or "unix:PATH".
         settings: TLS, tokens, limits of callers and of connections.
         telemetry: is told of every call.
+        reload: asks for a reload of the server; None where nobody could do it.
 
     Attributes:
         health: what it says of the models.
@@ -45,7 +50,15 @@ class Edge:
         SettingsError: certificate, key or tokens cannot be used, or the address cannot be bound.
     """
 
-    def __init__(self, core: Core, address: str, settings: Settings = PLAIN, telemetry: Telemetry = SILENT) -> None:
+    def __init__(
+        self,
+        core: Core,
+        address: str,
+        settings: Settings = PLAIN,
+        telemetry: Telemetry = SILENT,
+        *,
+        reload: Callable[[], None] | None = None,
+    ) -> None:
         self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
         keep_strangers_out_of_the_log()
@@ -56,9 +69,11 @@ class Edge:
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
-        names = (VAE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, reload)
+        add_to_server(servicer, self._guard)
+        described = (module.DESCRIPTOR for module in (vae_pb2, inference_pb2, health_pb2, reflection_pb2))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), guarded
+            reflection_servicer(described), guarded
         )
         self._port = Port(self._server, address, self.locks.server_credentials(), settings.mode_of_socket)
         self._renewal: asyncio.Task[None] | None = None

@@ -20,7 +20,7 @@ SCOPES: dict[str, Scope | None] = {
     "/vaeport.v1.VaeService/": Scope.INFER,
     "/grpc.reflection.v1.ServerReflection/": Scope.INFER,
     "/grpc.reflection.v1alpha.ServerReflection/": Scope.INFER,
-    # the Open Inference Protocol: each by name, since its other methods change the server or map memory into it
+    # the Open Inference Protocol: each by name, since some of its methods change the server
     f"{OIP}ServerLive": Scope.INFER,
     f"{OIP}ServerReady": Scope.INFER,
     f"{OIP}ServerMetadata": Scope.INFER,
@@ -31,6 +31,15 @@ SCOPES: dict[str, Scope | None] = {
     f"{OIP}ModelInfer": Scope.INFER,
     f"{OIP}ModelStreamInfer": Scope.INFER,
     f"{OIP}RepositoryIndex": Scope.INFER,
+    # what is not done here at all: nobody should look for more rights to find that out
+    f"{OIP}SystemSharedMemoryStatus": Scope.INFER,
+    f"{OIP}SystemSharedMemoryRegister": Scope.INFER,
+    f"{OIP}SystemSharedMemoryUnregister": Scope.INFER,
+    f"{OIP}CudaSharedMemoryStatus": Scope.INFER,
+    f"{OIP}CudaSharedMemoryRegister": Scope.INFER,
+    f"{OIP}CudaSharedMemoryUnregister": Scope.INFER,
+    f"{OIP}TraceSetting": Scope.INFER,
+    f"{OIP}LogSettings": Scope.INFER,
     # what changes the server
     f"{OIP}RepositoryModelLoad": Scope.ADMIN,
     f"{OIP}RepositoryModelUnload": Scope.ADMIN,

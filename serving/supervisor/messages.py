@@ -10,6 +10,7 @@ class Said(StrEnum):
     SERVING = "serving"  # calls are answered
     BEAT = "beat"  # each second: a serving.heartbeat.Heartbeat
     FAILED = "failed"  # it ends, and why
+    RELOAD = "reload"  # a caller who may has asked for what SIGHUP does
 
 
 class Order(StrEnum):

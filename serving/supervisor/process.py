@@ -44,6 +44,7 @@ class WorkerProcess:
         serving_since: when it began to take calls; None before.
         leaving_since: when it was told to leave, or to stop; None before.
         beat: the last heartbeat.
+        wants_reload: a caller of it has asked for a reload, which the supervisor has not heard yet.
         failure: why it ends, in its own words; "" if it said nothing.
     """
 
@@ -58,6 +59,7 @@ class WorkerProcess:
     serving_since: float | None = None
     leaving_since: float | None = None
     beat: Heartbeat | None = None
+    wants_reload: bool = False
     failure: str = ""
 
     @classmethod
@@ -132,6 +134,8 @@ class WorkerProcess:
             self.beat = about
         elif said is Said.FAILED:
             self.failure = about
+        elif said is Said.RELOAD:
+            self.wants_reload = True
 
     def _close(self) -> None:
         if self.channel is not None:

@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
 from serving.edge import Edge, door
+from serving.edge.oip import grpc_service_pb2 as inference_pb2
+from serving.edge.oip.service import NOT_HERE
 from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
 from serving.models import ServedModel
@@ -188,9 +190,12 @@ def calls_with(data: bytes, channel: Any) -> dict[str, Any]:
     paths = [f"/{VAE_SERVICE}/{name}" for name in vae]
     paths += [f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch")]
     paths += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
+    unread = {*NOT_HERE, "RepositoryModelLoad"}  # refused before their messages are looked at
+    oip = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    paths += [f"/inference.GRPCInferenceService/{method.name}" for method in oip if method.name not in unread]
     calls: dict[str, Any] = {}
     for path in paths:
-        if path.endswith(("ServerReflectionInfo", "EncodeStream")):
+        if path.endswith(("ServerReflectionInfo", "EncodeStream", "ModelStreamInfer")):
             calls[path] = channel.stream_stream(path)(iter([data]))
         elif path.endswith(("SampleStream", "Watch")):
             calls[path] = channel.unary_stream(path)(data)
@@ -201,7 +206,7 @@ def calls_with(data: bytes, channel: Any) -> dict[str, Any]:
 
 async def test_bytes_that_do_not_parse_are_invalid_on_every_service(served: Served) -> None:
     calls = calls_with(b"\xff\xff\xff\xff", served.channel)
-    assert len(calls) == 11
+    assert len(calls) == 21
     for path, call in calls.items():
         code, details = await call.code(), await call.details()
         assert code is INVALID, path
@@ -292,7 +297,12 @@ async def test_reflection_lists_and_describes_the_services(served: Served) -> No
     ]
     listed, described = [response async for response in stub.ServerReflectionInfo(iter(requests))]
     names = {service.name for service in listed.list_services_response.service}
-    assert names == {VAE_SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {
+        VAE_SERVICE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
+    }
     assert described.file_descriptor_response.file_descriptor_proto
 
 

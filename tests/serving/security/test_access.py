@@ -21,6 +21,7 @@ def test_every_method_of_the_typed_service_asks_for_infer() -> None:
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Scope.INFER),
         ("/inference.GRPCInferenceService/ModelInfer", Scope.INFER),
         ("/inference.GRPCInferenceService/RepositoryIndex", Scope.INFER),
+        ("/inference.GRPCInferenceService/SystemSharedMemoryRegister", Scope.INFER),  # refused to everybody
         ("/inference.GRPCInferenceService/RepositoryModelLoad", Scope.ADMIN),
         ("/inference.GRPCInferenceService/RepositoryModelUnload", Scope.ADMIN),
         ("/vaeport.v1.AdminService/Reload", Scope.ADMIN),
@@ -33,7 +34,7 @@ def test_a_method_asks_for_what_the_table_says(method: str, scope: Scope | None)
 @pytest.mark.parametrize(
     "method",
     [
-        "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+        "/inference.GRPCInferenceService/ModelTrain",
         "/vaeport.v2.VaeService/Encode",
         "/vaeport.v1.VaeService.Other/Encode",
         "/grpc.health.v1.Healthy/Check",
