@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -291,11 +292,8 @@ async def test_a_watcher_sees_the_drain(served: Served) -> None:
 async def test_reflection_lists_and_describes_the_services(served: Served) -> None:
     channel: Any = served.channel  # its stubs know the synchronous one alone
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    requests = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=VAE_SERVICE),
-    ]
-    listed, described = [response async for response in stub.ServerReflectionInfo(iter(requests))]
+    ask = reflection_pb2.ServerReflectionRequest
+    listed = await stub.ServerReflectionInfo(iter([ask(list_services="")])).read()
     names = {service.name for service in listed.list_services_response.service}
     assert names == {
         VAE_SERVICE,
@@ -303,7 +301,13 @@ async def test_reflection_lists_and_describes_the_services(served: Served) -> No
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
     }
-    assert described.file_descriptor_response.file_descriptor_proto
+    requests = [ask(file_containing_symbol=name) for name in sorted(names)]
+    async for described in stub.ServerReflectionInfo(iter(requests)):
+        files = map(FileDescriptorProto.FromString, described.file_descriptor_response.file_descriptor_proto)
+        symbol = described.original_request.file_containing_symbol
+        assert any(f"{file.package}.{service.name}" == symbol for file in files for service in file.service)
+        names.remove(symbol)
+    assert not names
 
 
 async def test_an_accepted_call_is_answered_while_draining_and_a_new_one_is_unavailable(

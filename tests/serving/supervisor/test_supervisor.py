@@ -151,6 +151,17 @@ def test_a_reload_starts_new_workers_before_the_old_ones_leave(start: Start, mod
     assert len(toy.workers()) == 2
 
 
+def test_a_worker_whose_caller_asks_for_it_causes_one_reload(start: Start, models: Path) -> None:
+    (models / "toy" / "1" / "nature").write_text("asks for version 2")
+    toy = start("--workers", "2")
+    toy.wait_ready()
+    package(models, 2, "good")
+    toy.saw("reload done: toy 2")
+    toy.send(signal.SIGTERM)
+    assert toy.end() == 0
+    assert 1 <= "".join(toy.log).count("reloading: toy 2") <= 2  # both workers ask; the second one may come later
+
+
 def test_watching_takes_up_a_new_version_a_pin_and_a_withdrawal(start: Start, models: Path) -> None:
     toy = start("--workers", "1", "--watch", "0.1")
     toy.wait_ready()

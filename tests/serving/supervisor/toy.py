@@ -40,11 +40,14 @@ def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None
     channel.send((Said.SERVING, None))
     if nature == "dies serving":
         os._exit(4)
-    _serve(nature, channel)
+    _serve(nature, packages, channel)
 
 
-def _serve(nature: str, channel: Connection) -> None:
+def _serve(nature: str, packages: tuple[Path, ...], channel: Connection) -> None:
     while True:
+        if nature == "asks for version 2" and (packages[0].parent / "2").exists():
+            channel.send((Said.RELOAD, None))
+            nature = "good"
         if nature != "hangs":
             busy = 60.0 if nature == "computes for ever" else None
             channel.send((Said.BEAT, Heartbeat(time.monotonic(), True, "", busy, 0.0, {}, 0)))

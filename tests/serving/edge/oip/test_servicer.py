@@ -323,6 +323,29 @@ async def test_a_drain_ends_a_stream_that_waits_for_its_caller(served: Served) -
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_streams_and_calls_that_are_cancelled_leave_nothing_behind(served: Served) -> None:
+    async def requests() -> AsyncIterator[pb.ModelInferRequest]:
+        yield infer()
+        await asyncio.Event().wait()
+
+    for _ in range(100):
+        call = served.stream(requests())
+        assert (await call.read()).infer_response.outputs
+        call.cancel()
+    served.gate.open.clear()
+    served.gate.entered.clear()
+    computed, waiting = served("ModelInfer", infer()), served("ModelInfer", infer())
+    await served.gate.entered.wait()
+    kept = asyncio.ensure_future(served("ModelInfer", infer()))
+    await until(lambda: served.edge.calls == 3)
+    computed.cancel()
+    waiting.cancel()
+    await until(lambda: served.edge.calls == 1)
+    served.gate.open.set()
+    assert np.array_equal(array(await kept, "mean"), IMAGES.reshape(3, 6)[:, [0, 5]])
+    await until(lambda: served.edge.calls == 0)
+
+
 async def test_load_and_unload_are_closed_without_tokens(served: Served) -> None:
     for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
         assert (await status(served(method)))[0] is grpc.StatusCode.PERMISSION_DENIED
