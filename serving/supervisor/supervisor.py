@@ -135,8 +135,8 @@ class Supervisor:
         now = self._stepped = time.monotonic()
         for worker in self._workers():
             worker.read(now)
-            self._reload_wanted |= worker.wants_reload
-            worker.wants_reload = False
+            if worker.wants_reload:  # no |=, which would lose a SIGHUP that comes between its read and its write
+                self._reload_wanted, worker.wants_reload = True, False
         for worker in self._workers():
             if not worker.is_alive:
                 self._bury(worker, now)
