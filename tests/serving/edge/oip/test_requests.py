@@ -55,6 +55,21 @@ def test_raw_and_typed_contents_are_read(request_: pb.ModelInferRequest, expecte
     assert (wanted.outputs, wanted.timeout) == ((0, 1), None)
 
 
+@pytest.mark.parametrize("count", [12, 12 * 1000])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("unknown", [b"", b"\xf8\x7f\x01", b"\x4a\x04abcd"])
+def test_typed_floats_are_read_however_they_were_written(count: int, packed: bool, unknown: bytes) -> None:
+    values = np.random.default_rng(0).random(count, np.float32)
+    if packed:
+        data = pb.InferTensorContents(fp32_contents=values.tolist()).SerializeToString()
+    else:
+        data = b"".join(b"\x35" + value.tobytes() for value in values)  # field 6, 32 bits
+    request = typed()
+    request.inputs[0].shape[0] = count // 6
+    request.inputs[0].contents.ParseFromString(unknown + data + unknown)
+    assert np.array_equal(read_request(request, SPEC).rows.reshape(-1), values)
+
+
 def test_requested_outputs_keep_their_order() -> None:
     request = raw()
     request.outputs.add(name="log_var")
