@@ -14,13 +14,15 @@ lets a watcher that does not read hold up all others, and takes any number of th
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterable
+from typing import Protocol
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vaeport.errors import InvalidInputError, NotFoundError, OverloadedError, UnavailableError
 
-MAX_WATCHERS = 1000
+MAX_WATCHERS = 1000  # beyond them, each connection may have one more: nobody can take all places from the others
 RETRY_SECONDS = 10.0  # for a watcher too many: others stay for long
 STOPPING = "this worker is stopping; watch again"
 LONGEST_NAME = 256  # characters; a watcher's name is kept as long as it watches
@@ -30,6 +32,13 @@ SERVING, NOT_SERVING, SERVICE_UNKNOWN = (
     health_pb2.HealthCheckResponse.NOT_SERVING,
     health_pb2.HealthCheckResponse.SERVICE_UNKNOWN,
 )
+
+
+class Context(Protocol):
+    """What is needed of a grpc.aio.ServicerContext."""
+
+    def peer(self) -> str:
+        """The connection; on a socket in the file system all have one name."""
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -45,6 +54,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._models = {f"{service}/{model}": model for model in models}
         self._status: dict[str, int] = dict.fromkeys((*self._whole, *self._models), SERVING)
         self._watchers: set[asyncio.Event] = set()  # each is set when there may be news for it
+        self._peers: Counter[str] = Counter()  # how many of them each connection has
         self._shutting_down = False
         self._ended = False
 
@@ -83,17 +93,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: object
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         if len(request.service) > LONGEST_NAME:
             got = f"{len(request.service)}"
             raise InvalidInputError.of("service", expected=f"at most {LONGEST_NAME} characters", got=got)
         if self._ended:  # without a status: gRPC's own clients call again at once when they have been told one
             raise UnavailableError(STOPPING)
-        if len(self._watchers) >= MAX_WATCHERS:
+        peer = context.peer()
+        if len(self._watchers) >= MAX_WATCHERS and self._peers[peer]:
             raise OverloadedError(f"{MAX_WATCHERS} watchers of health are here already", retry_after=RETRY_SECONDS)
         news = asyncio.Event()
         self._watchers.add(news)
+        self._peers[peer] += 1
         try:
             sent = None
             while True:
@@ -108,6 +120,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                     await news.wait()
         finally:
             self._watchers.discard(news)
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
 
     def _wake(self) -> None:
         for news in self._watchers:

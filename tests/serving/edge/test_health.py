@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -98,6 +99,19 @@ async def test_a_watcher_too_many_is_refused_until_one_has_left(
     assert (await watch(served)).first == SERVING
 
 
+async def test_one_who_watches_too_much_takes_no_place_from_another_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that balance take a server that does not let them watch for a bad one."""
+    monkeypatch.setattr(health, "MAX_WATCHERS", 2)
+    watching = [await watch(served) for _ in range(2)]
+    address = f"127.0.0.1:{served.edge._port._where}"
+    async with aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as another:
+        stub: Any = health_pb2_grpc.HealthStub(another)
+        assert await status_of(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)) == SERVING
+    assert len(served.edge.health._watchers) >= len(watching)
+
+
 async def test_a_name_that_would_fill_the_memory_is_refused(served: Served) -> None:
     refused = stub(served).Watch(health_pb2.HealthCheckRequest(service="x" * 257), timeout=5)
     assert await refused.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -106,8 +120,8 @@ async def test_a_name_that_would_fill_the_memory_is_refused(served: Served) -> N
 
 async def test_a_watcher_that_does_not_read_holds_up_nobody_and_gets_the_latest_status() -> None:
     servicer = HealthServicer("s", ["a"])
-    slow = servicer.Watch(health_pb2.HealthCheckRequest(service="s/a"), None)
-    quick = servicer.Watch(health_pb2.HealthCheckRequest(service="s/a"), None)
+    context = Mock(**{"peer.return_value": "unix:"})
+    slow, quick = (servicer.Watch(health_pb2.HealthCheckRequest(service="s/a"), context) for _ in range(2))
     assert [(await anext(slow)).status, (await anext(quick)).status] == [SERVING] * 2
     for unready, expected in ((["a"], NOT_SERVING), ([], SERVING), (["a"], NOT_SERVING)):
         servicer.show(unready)  # `slow` is in its write all the time
@@ -120,6 +134,7 @@ async def test_a_watcher_that_does_not_read_holds_up_nobody_and_gets_the_latest_
     await quick.aclose()
     await asyncio.gather(coming, return_exceptions=True)
     assert not servicer._watchers
+    assert not servicer._peers
 
 
 async def test_a_server_that_stops_says_so_before_its_streams_end(served: Served) -> None:
