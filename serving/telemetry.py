@@ -1,10 +1,13 @@
 """What looks on while a worker works: metrics, traces, both, or nothing, which then costs nothing."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.batching import Observer, Refusal, Run
+from serving.metrics.room import MULTIPROCESS, has_room
 from vaeport.results import ModelInfo, Scores
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ class Telemetry:
     def of(cls, settings: "Settings") -> "Telemetry":
         """As the settings say; what is not asked for is not imported."""
         recorder, tracer = None, None
-        if settings.http_port is not None:
+        if settings.http_port is not None and has_room(Path(os.environ[MULTIPROCESS]), os.getpid()):
             from serving.metrics.recorder import Recorder
 
             recorder = Recorder()

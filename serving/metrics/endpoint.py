@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.http_status import HttpStatus, Probe
+from serving.metrics.room import MULTIPROCESS
 from serving.metrics.status import Status
 from serving.settings import SettingsError
 
 if TYPE_CHECKING:
     from serving.metrics.supervisor import SupervisorMetrics
-
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,10 @@ counters would go backwards; kept as they are, they would pile up with every rel
 one file for all that have ended, while nobody reads.
 """
 
+import contextlib
+import logging
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,8 +18,13 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from serving.metrics.room import reserve
+
 RETIRED = "retired"
+HEADER_BYTES = 8  # of a file: how many are used, and padding
 ADDED = ("counter", "histogram")  # what all processes counted together; a gauge ends with its process
+
+log = logging.getLogger(__name__)
 
 
 class MetricsFolder(Collector):
@@ -46,9 +54,12 @@ class MetricsFolder(Collector):
         with self._lock:
             for file in self._path.glob(f"*_{pid}.db"):
                 kind = re.match("[a-z]+", file.name)
-                if kind is not None and kind[0] in ADDED:
-                    self._keep(file, self._path / f"{kind[0]}_{RETIRED}.db")
-                file.unlink()
+                try:
+                    if kind is not None and kind[0] in ADDED:
+                        self._keep(file, self._path / f"{kind[0]}_{RETIRED}.db")
+                    file.unlink()
+                except OSError as error:  # a disk that is full; the file stays, and is read as before
+                    log.error("%s: cannot be put with those of ended processes: %s", file, error)
 
     def _keep(self, file: Path, retired: Path) -> None:
         """Add the values of a file to those of the retired, all or nothing."""
@@ -56,12 +67,19 @@ class MetricsFolder(Collector):
         for key, value in _values(file):
             added[key] = added.get(key, 0.0) + value
         new = retired.with_suffix(".new")
-        new.unlink(missing_ok=True)
+        reserve(new, sum(_used(each) for each in (retired, file)) + HEADER_BYTES)
         values = MmapedDict(str(new))  # type: ignore[no-untyped-call]
         for key, value in added.items():
             values.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
         values.close()  # type: ignore[no-untyped-call]
         new.replace(retired)
+
+
+def _used(file: Path) -> int:
+    """Bytes of a file that hold something."""
+    with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+        return int.from_bytes(opened.read(HEADER_BYTES // 2), sys.byteorder)
+    return 0
 
 
 def _values(file: Path) -> Iterator[tuple[str, float]]:

@@ -1,5 +1,7 @@
 """Processes that count and end, in every way: what they have counted stays, and their files go."""
 
+import logging
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.metrics.folder import MetricsFolder
+from serving.metrics.room import has_room
 from tests.serving.metrics.reading import Samples, histogram, samples_of, value
 from tests.support import ROOT
 
@@ -175,8 +178,44 @@ def test_a_merge_that_fails_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
-        with pytest.raises(OSError, match="no space"):
-            folder.retire(worker.pid)
+        folder.retire(worker.pid)
     assert calls(scrape_once(folder)) == 5
     folder.retire(worker.pid)
     assert calls(scrape_once(folder)) == 5
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow beyond a kilobyte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_no_counts_and_not_the_process(tmp_path: Path, counting: Callable[[], Counting]) -> None:
+    folder, worker = MetricsFolder(tmp_path), counting()
+    worker.count(5)
+    worker.end(kill=True)
+    with full_disk():
+        folder.retire(worker.pid)
+    assert calls(scrape_once(folder)) == 5
+    folder.retire(worker.pid)
+    assert calls(scrape_once(folder)) == 5
+    assert {file.name for file in tmp_path.iterdir()} == {"counter_retired.db", "histogram_retired.db"}
+
+
+def test_a_process_without_room_for_its_files_does_not_begin_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, counting: Callable[[], Counting]
+) -> None:
+    with full_disk(), caplog.at_level(logging.ERROR):
+        assert not has_room(tmp_path, 7)
+    assert "this worker counts nothing" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    worker = counting()
+    assert has_room(tmp_path, worker.pid)
+    worker.count(3)
+    assert calls(scrape_once(MetricsFolder(tmp_path))) == 3
+    assert len(list(tmp_path.iterdir())) == 4
