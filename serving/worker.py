@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import os
+import select
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
@@ -33,11 +34,11 @@ log = logging.getLogger(__name__)
 
 
 class End(Enum):
-    """Why a worker ends."""
+    """Why a worker ends; what comes first takes precedence."""
 
+    LOST = auto()  # the device computes nothing any more
     STOP = auto()  # the server stops
     LEAVE = auto()  # others have taken over
-    LOST = auto()  # the device computes nothing any more
 
 
 def run(settings: Settings, address: str, packages: Sequence[Path], channel: Connection) -> None:
@@ -78,6 +79,7 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
     channel.send((Said.LOADED, None))
     if _order(channel) is Order.SERVE:
         asyncio.run(_serve(settings, address, engine, models, channel))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended in order, whatever comes while memory is freed
 
 
 def device_of(settings: Settings) -> Device:
@@ -95,7 +97,7 @@ def device_of(settings: Settings) -> Device:
 async def _serve(
     settings: Settings, address: str, engine: Engine, models: list[LoadedModel], channel: Connection
 ) -> None:
-    ending = _ending(channel)
+    reasons = {End.LOST: engine.lost, **_orders(channel)}
     turn = Turn()
     delay = settings.max_delay_ms / 1000
     limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
@@ -116,14 +118,13 @@ async def _serve(
     telemetry.serving(served, settings.precision, edge.locks.not_after)
     channel.send((Said.SERVING, None))
     beat = partial(heartbeat_of, engine, readiness, served)
-    beats = asyncio.create_task(_beat(channel, lambda: beat(edge.calls, draining=ending.done())))
-    end = await _first(ending, engine.lost)
-    log.info("ending: %s", end.name.lower())
+    beats = asyncio.create_task(_beat(channel, lambda: beat(edge.calls, draining=_is_ending(reasons))))
+    end = await _first(reasons)
     if end is End.LEAVE:
-        await edge.leave(settings.grace)
-    elif end is End.STOP:
+        end = await _leave(edge, settings.grace, reasons)
+    if end is End.STOP:
         await edge.stop(settings.grace, settings.lame_duck_seconds)
-    else:
+    elif end is End.LOST:
         await edge.stop(LOST_GRACE_SECONDS)
     canaries.cancel()
     await core.close()
@@ -135,18 +136,46 @@ async def _serve(
     log.info("ended")
 
 
-async def _first(ending: "asyncio.Future[End]", lost: asyncio.Event) -> End:
-    """Wait for an order to end, or for the device to be lost."""
-    losing = asyncio.ensure_future(lost.wait())
-    await asyncio.wait((ending, losing), return_when=asyncio.FIRST_COMPLETED)
-    losing.cancel()
-    return End.LOST if lost.is_set() else ending.result()
+Reasons = Mapping[End, asyncio.Event]
+
+
+def _is_ending(reasons: Reasons) -> bool:
+    return reasons[End.STOP].is_set() or reasons[End.LEAVE].is_set()
+
+
+async def _first(reasons: Reasons) -> End:
+    """Wait for a reason to end."""
+    waiting = [asyncio.create_task(event.wait()) for event in reasons.values()]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+    end = next(end for end in End if reasons[end].is_set())
+    log.info("ending: %s", end.name.lower())
+    return end
+
+
+async def _leave(edge: Edge, grace: float, reasons: Reasons) -> End:
+    """Leave, which takes as long as connections live; what else ends the worker meanwhile goes before."""
+    leaving = asyncio.create_task(edge.leave(grace))
+    graver = asyncio.create_task(_first({**reasons, End.LEAVE: asyncio.Event()}))
+    await asyncio.wait((leaving, graver), return_when=asyncio.FIRST_COMPLETED)
+    if leaving.done():
+        graver.cancel()
+        await leaving
+        return End.LEAVE
+    leaving.cancel()
+    return await graver
 
 
 async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
     """Say each second how it is; that the loop turns is said by saying it."""
+    room = select.poll()
+    room.register(channel, select.POLLOUT)
     while True:
-        _say(channel, Said.BEAT, beat())
+        if room.poll(0):  # a supervisor that does not read must not hold up the loop
+            _say(channel, Said.BEAT, beat())
         await asyncio.sleep(BEAT_SECONDS)
 
 
@@ -158,29 +187,25 @@ def _end_without_device(channel: Connection) -> NoReturn:
     os._exit(EXIT_DEVICE_LOST)
 
 
-def _ending(channel: Connection) -> "asyncio.Future[End]":
-    """Done with the first order to end: by the supervisor, by its end, or by SIGTERM. A second SIGTERM ends at once."""
+def _orders(channel: Connection) -> Reasons:
+    """Set by orders to end: of the supervisor, by its end, or by SIGTERM. A second SIGTERM ends at once."""
     loop = asyncio.get_running_loop()
-    ending: asyncio.Future[End] = loop.create_future()
-
-    def end(why: End) -> None:
-        if not ending.done():
-            ending.set_result(why)
+    orders = {End.STOP: asyncio.Event(), End.LEAVE: asyncio.Event()}
 
     def on_signal() -> None:
-        if ending.done():
+        if orders[End.STOP].is_set():
             os._exit(128 + signal.SIGTERM)
-        end(End.STOP)
+        orders[End.STOP].set()
 
     def on_message() -> None:
         order = _order(channel)
         if order is None:
             loop.remove_reader(channel.fileno())  # it stays readable for ever
-        end(End.LEAVE if order is Order.LEAVE else End.STOP)
+        orders[End.LEAVE if order is Order.LEAVE else End.STOP].set()
 
     loop.add_signal_handler(signal.SIGTERM, on_signal)
     loop.add_reader(channel.fileno(), on_message)
-    return ending
+    return orders
 
 
 def _order(channel: Connection) -> Order | None:

@@ -1,5 +1,7 @@
 """What a worker process runs."""
 
+import contextlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +11,8 @@ from pathlib import Path
 from serving.logs import configure_logging
 from serving.settings import Settings, SettingsError
 from serving.supervisor.messages import Said
+
+log = logging.getLogger(__name__)
 
 
 def work(
@@ -38,5 +42,9 @@ def work(
     try:
         worker.run(settings, address, packages, channel)
     except (SettingsError, VaeportError) as error:
-        channel.send((Said.FAILED, str(error)))
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            channel.send((Said.FAILED, str(error)))
+        sys.exit(1)
+    except Exception:  # multiprocessing would print the traceback itself, in many lines
+        log.critical("the worker has failed", exc_info=True)
         sys.exit(1)

@@ -1,7 +1,11 @@
 """What a worker says of its device, and how it ends without one."""
 
+import asyncio
+import json
 import logging
+import multiprocessing
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +19,8 @@ import vaeport
 from serving.models import load_models
 from serving.repository import default_packages
 from serving.settings import Settings
-from serving.worker import EXIT_DEVICE_LOST, device_of
+from serving.supervisor.entry import work
+from serving.worker import EXIT_DEVICE_LOST, _beat, device_of
 from tests.serving.test_edge import free_address
 from tests.support import ROOT
 from vaeport.arrays import to_float
@@ -85,3 +90,33 @@ def test_what_has_no_effect_on_the_cpu_is_said_in_the_log(caplog: pytest.LogCapt
     for setting in ("tf32", "gpu-mem-limit-mb", "batch-buckets", "cuda-graphs"):
         assert f"--{setting} has no effect on CPUExecutionProvider" in caplog.text
     assert device.cuda == CudaOptions(tf32=True, memory_limit=100 * 2**20, graphs=True)
+
+
+def test_a_supervisor_that_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.worker.BEAT_SECONDS", 0.0)
+    ours, theirs = multiprocessing.Pipe()
+
+    async def beat_on() -> None:
+        beats = asyncio.create_task(_beat(theirs, lambda: "a beat"))  # type: ignore[arg-type, return-value]
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        beats.cancel()
+
+    with ours, theirs:
+        loop = threading.Thread(target=asyncio.run, args=(beat_on(),), daemon=True)
+        loop.start()
+        loop.join(20.0)
+        assert not loop.is_alive()
+
+
+def test_a_worker_that_fails_by_a_defect_logs_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    ours.close()  # the supervisor is gone when the models are loaded
+    process = context.Process(target=work, args=(Settings(log_format="json"), "", [], 0, (), theirs))
+    process.start()
+    theirs.close()
+    process.join(30.0)
+    assert process.exitcode == 1
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert "BrokenPipeError" in lines[-1]["exception"]

@@ -234,6 +234,21 @@ def test_a_server_that_reloads_goes_on_when_its_terminal_is_closed(start_server:
         assert client.sample(1, seed=1).shape == (1, 1, 8, 8)
 
 
+def test_a_stop_while_old_workers_leave_is_in_order(start_server: Start, models: Path) -> None:
+    server = start_server("--models", str(models))
+    with vaeport.Client(server.address) as client:
+        client.info()
+        reload(server, "ending: leave")  # which takes as long as this connection lives
+        assert server.terminate() == 0
+    assert server.read_log().count("ending: stop") == 2
+
+
+def test_a_stop_while_old_workers_end_is_in_order(start_server: Start, models: Path) -> None:
+    server = start_server("--models", str(models))
+    reload(server, "serving.worker: ended")
+    assert server.terminate() == 0
+
+
 def test_pin_on_the_command_line_and_watch(start_server: Start, versions: Path) -> None:
     server = start_server("--models", str(versions), "--watch", "0.1", *BRIEF)
     with vaeport.Client(server.address) as client:
