@@ -40,7 +40,7 @@ class WorkerProcess:
         packages: what it serves.
         channel: to it; None when it has closed its end.
         since: when it was started, in seconds on the supervisor's clock; likewise the following.
-        heard: when it said something for the last time.
+        heard: when it said something for the last time, or was told something.
         serving_since: when it began to take calls; None before.
         leaving_since: when it was told to leave, or to stop; None before.
         beat: the last heartbeat.
@@ -97,8 +97,10 @@ class WorkerProcess:
 
     def tell(self, order: Order, now: float) -> None:
         """Give an order. One that has died does not hear it: its end is noticed elsewhere."""
-        self.state = State.OPENING if order is Order.SERVE else State.LEAVING
-        self.leaving_since = now if order is Order.LEAVE else None
+        if order is Order.SERVE:
+            self.state = State.OPENING
+        else:
+            self.state, self.leaving_since = State.LEAVING, now
         self.heard = now  # it may have waited long for this
         try:
             if self.channel is not None:

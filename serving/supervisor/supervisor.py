@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TICK_SECONDS = 1.0  # at most, between two looks at the clock
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
 KILL_AFTER_GRACE_SECONDS = 5.0
+ENDING_SECONDS = 0.005
+PAUSE_SECONDS = 2.0  # without a turn of the loop: the machine, or its container, has stood still
 LIVE_SECONDS = 10.0  # without a turn of the loop: it is stuck
 LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -95,14 +97,17 @@ class Supervisor:
         self._start_at = 0.0  # the earliest moment for another worker of the current generation
         self._ready = False
         self._stepped = time.monotonic()
+        self._watched = 0.0  # when systemd has heard of us
         self._why = "start"  # the next worker of the current generation starts
         self._signals: list[int] = []
         self._stopping = 0  # signals that have been acted upon
         self._status = 0
         self._reload_wanted = False
-        self._refused: tuple[Path, ...] = ()
+        self._refused: object = None  # what --watch does not try again before `_retry_at`
         self._retry = FIRST_RETRY
+        self._retry_at = 0.0
         self._look_at = 0.0  # when --watch looks again
+        self._patient_until = 0.0  # nobody counts as hung before
 
     def run(self) -> int:
         """Serve until a signal; returns the exit status.
@@ -132,7 +137,10 @@ class Supervisor:
         return silence < LIVE_SECONDS, f"the supervisor was awake {silence:.1f} s ago"
 
     def _step(self) -> None:
-        now = self._stepped = time.monotonic()
+        now = time.monotonic()
+        if now - self._stepped > PAUSE_SECONDS:  # the workers may have been unable to say anything as well
+            self._patient_until = now + self._settings.hang_seconds
+        self._stepped = now
         for worker in self._workers():
             worker.read(now)
             if worker.wants_reload:  # no |=, which would lose a SIGHUP that comes between its read and its write
@@ -146,18 +154,24 @@ class Supervisor:
             self._keep(now)
             self._reload(now)
         self._force(now)
-        self._notify("WATCHDOG=1")
+        if now - self._watched >= TICK_SECONDS:
+            self._watched = now
+            self._notify("WATCHDOG=1")
 
     def _wait(self, wake: socket.socket) -> None:
         """Until a worker says something or ends, a signal comes, or it is time to look at the clock."""
         workers = self._workers()
         channels = [worker.channel for worker in workers if worker.channel is not None]
         sentinels = [worker.process.sentinel for worker in workers]
-        if wake in wait([*channels, *sentinels, wake], TICK_SECONDS):
+        ready = wait([*channels, *sentinels, wake], TICK_SECONDS)
+        if wake in ready:
             wake.recv(4096)
+        elif not set(ready) & set(channels):
+            time.sleep(ENDING_SECONDS)  # one that ends shows it some time before it can be waited for
 
     def _workers(self) -> list[WorkerProcess]:
-        return [*self._current.workers, *(self._next.workers if self._next else []), *self._leaving]
+        following = self._next  # once: other threads ask, too
+        return [*self._current.workers, *(following.workers if following else []), *self._leaving]
 
     def _start_worker(self, generation: Generation, now: float) -> None:
         taken = {worker.slot for worker in generation.workers}
@@ -196,6 +210,10 @@ class Supervisor:
             log.warning("worker %d %s while it was leaving", worker.number, how)
             if self._stopping:
                 self._status = 128 + self._signals[-1]
+        self._say_if_done()
+
+    def _say_if_done(self) -> None:
+        """Say that a reload is done, if nobody is left of those that were replaced."""
         if self._switched and not self._leaving and not self._stopping:
             self._switched = False
             log.info("reload done: %s", _names(self._current.packages))
@@ -209,7 +227,10 @@ class Supervisor:
         delay = self._crashes.died(served)
         self._start_at = now + delay
         log.error("worker %d %s; the next one starts %s", worker.number, how, f"in {delay:g} s" if delay else "now")
-        if self._crashes.is_loop and not any(other.state is State.SERVING for other in self._current.workers):
+        if self._settings.models.is_dir() and not all(path.is_dir() for path in worker.packages):
+            self._reload_wanted = True  # another worker would only miss it, too
+        serves = any(other.state is State.SERVING for other in self._current.workers)
+        if self._crashes.is_loop and not serves and self._next is None:
             raise CrashLoopError(f"{LIMIT} workers in a row died soon; the last one {how}; see its log above")
 
     def _died_loading(self, generation: Generation, worker: WorkerProcess, how: str, now: float) -> None:
@@ -247,15 +268,22 @@ class Supervisor:
         """What it did not do in time; "" if there is nothing."""
         settings = self._settings
         if worker.leaving_since is not None:
-            limit = LEAVING_AGES * settings.max_connection_age_seconds if worker.state is State.LEAVING else 0.0
+            asks = worker.state is State.LEAVING and not self._stopping
+            limit = LEAVING_AGES * settings.max_connection_age_seconds if asks else 0.0
             limit += settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
-            return "did not end in time" if now - worker.leaving_since > limit else ""
-        if worker.state is State.LOADING:
+            if now - worker.leaving_since > limit:
+                return "did not end in time"
+        elif worker.state is State.LOADING:
             return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
-        silence = now - worker.heard
-        if worker.state in (State.OPENING, State.SERVING) and silence > settings.hang_seconds:
+        return self._hung(worker, now) if now >= self._patient_until else ""
+
+    def _hung(self, worker: WorkerProcess, now: float) -> str:
+        """How it has hung, while it has callers; "" if it has not."""
+        if worker.state not in (State.OPENING, State.SERVING, State.LEAVING):
+            return ""
+        if (silence := now - worker.heard) > self._settings.hang_seconds:
             return f"{HUNG} for {silence:.1f} s"
-        if worker.state is State.SERVING and worker.beat and (why := hung(worker.beat, now, settings.hang_seconds)):
+        if worker.beat and (why := hung(worker.beat, now, self._settings.hang_seconds)):
             return f"{HUNG}: {why}"
         return ""
 
@@ -282,32 +310,46 @@ class Supervisor:
         try:
             packages = default_packages(self._settings.models)
         except (PackageError, OSError) as error:
-            self._refused_because(str(error), now)
+            if asked or self._may_try(str(error), now):
+                self._refused_because(str(error), str(error), now)
             return None
-        return packages if asked or packages != self._current.packages else None
+        if asked:
+            return packages
+        if packages == self._current.packages:
+            self._refused = None
+            return None
+        return packages if self._may_try(packages, now) else None
+
+    def _may_try(self, what: object, now: float) -> bool:
+        """Whether --watch may try something: at once what is new to it, but not again and again what was refused."""
+        return what != self._refused or now >= self._retry_at
 
     def _advance(self, following: Generation, now: float) -> None:
         """All new workers load, one after the other, so that callers notice little; then all take calls at once."""
         count = self._settings.workers
-        loading = any(worker.state is State.LOADING for worker in following.workers)
-        if len(following.workers) < count and not loading:
+        if any(worker.state is State.LOADING for worker in following.workers):
+            return
+        if len(following.workers) < count:
             self._start_worker(following, now)
-        elif following.all_are(State.LOADED, count):
-            for worker in following.workers:
-                worker.tell(Order.SERVE, now)
         elif following.all_are(State.SERVING, count):
             self._switch(following, now)
+        else:
+            for worker in following.workers:
+                if worker.state is State.LOADED:
+                    worker.tell(Order.SERVE, now)
 
     def _switch(self, following: Generation, now: float) -> None:
         log.info("the new workers take calls; the old ones leave, when their callers have")
         old, self._current, self._next = self._current, following, None
-        self._refused, self._retry, self._crashes = (), FIRST_RETRY, Crashes()
+        self._refused, self._crashes = None, Crashes()
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
         self._leaving += old.workers
         self._switched = True
         if self.metrics is not None:
             self.metrics.reloaded("done")
+        if not old.workers:  # they had all died
+            self._say_if_done()
 
     def _refuse(self, generation: Generation, why: str, now: float) -> None:
         """Give a reload up. The current workers have not noticed it."""
@@ -315,15 +357,14 @@ class Supervisor:
         for worker in generation.workers:
             worker.stop(now)
         self._leaving += generation.workers
-        self._refused_because(why, now)
+        self._refused_because(why, generation.packages, now)
 
-    def _refused_because(self, why: str, now: float) -> None:
+    def _refused_because(self, why: str, what: object, now: float) -> None:
         log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
         if self.metrics is not None:
             self.metrics.reloaded("failed")
-        if self._settings.watch:  # what is being copied will be whole soon
-            self._look_at = now + self._retry
-            self._retry = min(2 * self._retry, LONGEST_RETRY)
+        self._retry = min(2 * self._retry, LONGEST_RETRY) if what == self._refused else FIRST_RETRY
+        self._refused, self._retry_at = what, now + self._retry  # what is being copied will be whole soon
         self._notify("READY=1", f"STATUS=reload refused: {why}")
 
     # --- signals

@@ -296,6 +296,67 @@ def test_a_worker_that_does_not_leave_is_killed_and_a_second_signal_ends_at_once
     assert toy.end() == 128 + signal.SIGINT
 
 
+def test_new_workers_that_wait_for_each_other_have_not_hung(start: Start, models: Path) -> None:
+    """They load one after the other, and have nothing to say from then until all are loaded."""
+    toy = start("--workers", "3", "--hang-seconds", "2")
+    toy.wait_ready()
+    package(models, 2, "loads in a while")
+    toy.send(signal.SIGHUP)
+    toy.saw("reload done: toy 2|reload refused")
+    assert "has hung" not in "".join(toy.log)
+
+
+def test_a_new_worker_that_dies_while_the_others_begin_to_serve_is_replaced(start: Start, models: Path) -> None:
+    toy = start("--workers", "2")
+    toy.wait_ready()
+    package(models, 2, "dies once")
+    toy.send(signal.SIGHUP)
+    toy.saw("worker 3 ended with status 4 while a reload was under way; another one starts")
+    toy.saw("reload done: toy 2")
+
+
+def test_nobody_has_hung_after_a_pause_of_all_processes(start: Start) -> None:
+    """`docker pause`, a snapshot of a virtual machine: nobody could say anything."""
+    toy = start("--workers", "2", "--hang-seconds", "2")
+    toy.wait_ready()
+    everybody = [psutil.Process(toy.process.pid), *toy.workers()]
+    for process in everybody:
+        process.suspend()
+    time.sleep(3.0)
+    for process in everybody:
+        process.resume()
+    toy.send(signal.SIGHUP)
+    toy.saw("reload done")
+    assert "has hung" not in "".join(toy.log)
+
+
+def test_a_worker_that_hangs_while_it_leaves_is_killed(start: Start, models: Path) -> None:
+    package(models, 2, "hangs leaving")
+    toy = start("--workers", "1", "--hang-seconds", "2")
+    toy.wait_ready()
+    toy.send(signal.SIGHUP)
+    toy.saw(r"worker 0 has hung for 2\.\d s: it is killed")
+    toy.saw("reload done")
+
+
+def test_a_watcher_takes_a_newer_version_up_at_once_after_one_that_was_refused(start: Start, models: Path) -> None:
+    toy = start("--workers", "1", "--watch", "0.1")
+    toy.wait_ready()
+    package(models, 2, "refused")
+    toy.saw("reload refused")
+    package(models, 3, "good")
+    toy.saw("reload done: toy 3")
+
+
+def test_when_what_is_served_is_deleted_and_a_worker_dies_the_default_is_served(start: Start, models: Path) -> None:
+    toy = start("--workers", "1")
+    toy.wait_ready()
+    package(models, 2, "good")
+    shutil.rmtree(models / "toy" / "1")
+    toy.workers()[0].kill()
+    toy.saw("reload done: toy 2")
+
+
 def test_a_supervisor_that_waits_needs_no_time(start: Start) -> None:
     toy = start("--workers", "2")
     toy.wait_ready()

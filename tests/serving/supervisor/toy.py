@@ -17,9 +17,8 @@ import tyro
 from serving.heartbeat import Heartbeat
 from serving.logs import configure_logging
 from serving.settings import Settings
-from serving.supervisor import CrashLoopError, StartError, crashes
+from serving.supervisor import CrashLoopError, StartError, crashes, supervisor
 from serving.supervisor.messages import Order, Said
-from serving.supervisor.supervisor import Supervisor
 
 BEAT_SECONDS = 0.1
 
@@ -34,8 +33,13 @@ def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None
         os._exit(3)
     if nature == "loads slowly":
         time.sleep(60)
+    if nature == "loads in a while":
+        time.sleep(1.2)
     channel.send((Said.LOADED, None))
     assert channel.recv() == Order.SERVE
+    if nature == "dies once" and slot == 1:
+        (packages[0] / "nature").write_text("good")
+        os._exit(4)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     channel.send((Said.SERVING, None))
     if nature == "dies serving":
@@ -53,6 +57,8 @@ def _serve(nature: str, packages: tuple[Path, ...], channel: Connection) -> None
             channel.send((Said.BEAT, Heartbeat(time.monotonic(), True, "", busy, 0.0, {}, 0)))
         if channel.poll(BEAT_SECONDS):
             assert channel.recv() == Order.LEAVE
+            if nature == "hangs leaving":
+                time.sleep(60)
             if nature != "stays":
                 return
 
@@ -60,8 +66,8 @@ def _serve(nature: str, packages: tuple[Path, ...], channel: Connection) -> None
 if __name__ == "__main__":
     configure_logging()
     vars(crashes)["LONGEST_DELAY"] = 0.1  # a crash loop of minutes is no test
+    vars(supervisor)["FIRST_RETRY"] = 3600.0  # and nobody waits for this one
     try:
-        supervisor = Supervisor(tyro.cli(Settings), toy_work, lambda: print("ready", flush=True))
-        sys.exit(supervisor.run())
+        sys.exit(supervisor.Supervisor(tyro.cli(Settings), toy_work, lambda: print("ready", flush=True)).run())
     except (StartError, CrashLoopError) as error:
         sys.exit(f"error: {error}")
