@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -72,6 +73,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=target, args=(slot, packages, theirs), name=f"worker-{number}")
+        resource_tracker.ensure_running()  # or start() does it, and unblocks SIGINT as it does
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
         try:
             process.start()
