@@ -237,8 +237,9 @@ def test_a_server_that_reloads_goes_on_when_its_terminal_is_closed(start_server:
 def test_ctrl_c_ends_no_worker_by_itself(start_server: Start, models: Path) -> None:
     """It reaches the whole process group, and the supervisor lets them drain."""
     server = start_server("--models", str(models), "--workers", "2")
-    for process in [*server.workers(), server.process]:
-        process.send_signal(signal.SIGINT)
+    for worker in server.workers():
+        worker.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)
     assert server.process.wait(30) == 0
     assert "KeyboardInterrupt" not in server.read_log()
 
