@@ -33,7 +33,7 @@ OIP_PROTO := protos/inference/grpc_service.proto
 .DEFAULT_GOAL := help
 # `make -j train export` must train first.
 .NOTPARALLEL:
-.PHONY: help install demo train export serve test soak lint format proto bench clean
+.PHONY: help install demo train export serve test soak lint format proto bench dist docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f .venv/installed-*
 	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[$(RUNTIME),serve,train,export,sign,traces,dev]' >&2
+	  -e '.[$(RUNTIME),serve,train,export,sign,traces,docs,dev]' >&2
 	@touch $@
 
 # Before the training, not after it.
@@ -110,6 +110,12 @@ endef
 bench: $(STAMP)  ## ratios, each measured within one run
 	@$(BIN)/python -m benchmarks
 
+dist: $(STAMP)  ## what is published, checked in a clean environment: wheel, sdist, the container's context
+	@$(BIN)/python -m release dist
+
+docs: $(STAMP)  ## the site, in site/; a warning is an error
+	@$(BIN)/python -m mkdocs build --quiet --strict
+
 clean:  ## caches and builds; never runs, models, data or .venv
-	rm -rf dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -r {} +
