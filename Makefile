@@ -114,7 +114,7 @@ dist: $(STAMP)  ## what is published, checked in a clean environment: wheel, sdi
 	@$(BIN)/python -m release dist
 
 docs: $(STAMP)  ## the site, in site/; a warning is an error
-	@$(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## caches and builds; never runs, models, data or .venv
 	rm -rf dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
