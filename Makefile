@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f .venv/installed-*
 	@$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[$(RUNTIME),serve,train,export,sign,traces,docs,dev]' >&2
+	  -e '.[$(RUNTIME),serve,train,export,sign,traces,docs,examples,dev]' >&2
 	@touch $@
 
 # Before the training, not after it.
