@@ -12,9 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vaeport.errors import NotFoundError, PackageError
+from vaeport.package import NAME_PATTERN
 from vaeport.versions import CURRENT_NAME, WITHDRAWN_NAME, default_version, pinned, versions, withdrawn
 
 LEFTOVER = ".vaeport-staging-"  # what the next export into the folder removes (docs/package-format.md)
+
+
+def model_folders(models: Path) -> list[Path]:
+    """The folder of each model, by name.
+
+    What cannot be a model's name is not looked into: lost+found of a volume is closed to all but root.
+    """
+    return sorted(path for path in models.iterdir() if NAME_PATTERN.fullmatch(path.name) and versions(path))
 
 
 def default_packages(models: Path) -> tuple[Path, ...]:
@@ -25,11 +34,11 @@ def default_packages(models: Path) -> tuple[Path, ...]:
     """
     if not models.is_dir():
         raise PackageError(f"{models}: no such folder of models")
-    names = sorted(path for path in models.iterdir() if versions(path))
-    chosen = [(path, default_version(path)) for path in names]
+    folders = model_folders(models)
+    chosen = [(path, default_version(path)) for path in folders]
     if found := tuple(path / str(version) for path, version in chosen if version is not None):
         return found
-    if names:
+    if folders:
         raise PackageError(f"{models}: every version of every model is withdrawn")
     raise PackageError(f"{models}: no models here; make one with: python -m export RUN --to {models}/NAME")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from serving.engine import check_placement
+from serving.repository import model_folders
 from serving.settings import Settings
 from vaeport.errors import VaeportError
 from vaeport.findings import Finding, fail, ok, warn
@@ -45,7 +46,7 @@ def examine_models(settings: Settings) -> Iterator[Finding]:
 
 def model_names(folder: Path) -> list[str]:
     """The models in a folder: those with a version."""
-    return sorted(path.name for path in folder.iterdir() if versions(path)) if folder.is_dir() else []
+    return [path.name for path in model_folders(folder)] if folder.is_dir() else []
 
 
 def default_model(wanted: str, names: Sequence[str]) -> Finding:

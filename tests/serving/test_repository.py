@@ -1,5 +1,6 @@
 """What an operator decides about versions, and the commands for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_the_default_version_of_each_model_is_served(folder: Path) -> None:
     assert default_version(folder) == 4
     withdraw(models / "a", 1)
     assert default_packages(models) == (models / "b" / "4",)
+
+
+def test_what_cannot_be_a_model_is_not_looked_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root of a file system has lost+found, which only root may read."""
+    models, scandir = folder.parent, os.scandir
+    (models / "lost+found").mkdir()
+
+    def closed(path: Path) -> object:
+        if path.name == "lost+found":
+            raise PermissionError(f"{path}: permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert default_packages(models) == (models / "a" / "1", models / "b" / "4")
 
 
 def test_a_folder_without_models_says_how_to_make_one(tmp_path: Path) -> None:
