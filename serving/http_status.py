@@ -1,9 +1,10 @@
 """What the supervisor answers over HTTP: /metrics, /healthz and /readyz, for Prometheus, Kubernetes and people.
 
 It holds no credentials, no payloads, and nothing that can be changed. A stranger can cost it little: a request has a
-few seconds and a few kilobytes, and there are never more than a few at a time.
+few seconds and a few kilobytes, and there are never more than a few at a time: one more ends the oldest.
 """
 
+import contextlib
 import io
 import logging
 import socket
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 5.0  # for all of a request, and again for all of its answer
+EVICTION_SECONDS = 0.5
 REQUEST_BYTES = 8 * 1024
 TEXT = "text/plain; charset=utf-8"
 
@@ -89,6 +91,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, pages: dict[str, Page]) -> None:
         self.pages = pages
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}  # the oldest first
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         super().__init__(target[:2], _Handler)  # type: ignore[arg-type] # of an internet family, host and port
@@ -101,15 +104,23 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = "", self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self._room.acquire(blocking=False) and not self._make_room():
             self.shutdown_request(request)  # not even an answer: writing one may block, and this is the only listener
             return
+        self._open[request] = None
         super().process_request(request, client_address)
+
+    def _make_room(self) -> bool:
+        """End the oldest connection: who only sits there must not keep the probes of an orchestrator out."""
+        with contextlib.suppress(StopIteration, RuntimeError, OSError):  # it has just ended by itself
+            next(iter(self._open)).shutdown(socket.SHUT_RDWR)
+        return self._room.acquire(timeout=EVICTION_SECONDS)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.pop(request, None)
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's
