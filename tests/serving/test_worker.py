@@ -113,7 +113,7 @@ def test_a_worker_that_fails_by_a_defect_logs_it_in_one_line(capfd: pytest.Captu
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     ours.close()  # the supervisor is gone when the models are loaded
-    process = context.Process(target=work, args=(Settings(log_format="json"), "", [], 0, (), theirs))
+    process = context.Process(target=work, args=(Settings(log_format="json", workers=1), "", [], 0, (), theirs))
     process.start()
     theirs.close()
     process.join(30.0)
