@@ -16,6 +16,7 @@ from tests.support import ROOT, ServerProcess
 from vaeport.testing import FakeClient
 
 WINDOW = anomaly_alarm.WINDOW
+DRAWS = 64  # so many that what they say of an image holds for whichever the watch takes
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +27,13 @@ def model(package: Path) -> vaeport.Model:
 def ordinary(model: vaeport.Model, count: int) -> pictures.Pixels:
     """Digits that the model explains well, so that chance makes none of them odd."""
     digits = pictures.digits(4 * count)
-    return digits[np.argsort(model.score(digits / pictures.WHITE, seed=0).elbo)[-count:]]
+    return digits[np.argsort(model.score(digits / pictures.WHITE, importance_samples=DRAWS, seed=0).elbo)[-count:]]
 
 
 def odd(model: vaeport.Model, count: int) -> pictures.Pixels:
     """The other way round."""
     noise = pictures.noise(4 * count)
-    return noise[np.argsort(model.score(noise / pictures.WHITE, seed=0).elbo)[:count]]
+    return noise[np.argsort(model.score(noise / pictures.WHITE, importance_samples=DRAWS, seed=0).elbo)[:count]]
 
 
 def test_the_alarm_goes_up_with_noise_and_down_when_the_window_is_full_of_digits(
@@ -85,6 +86,19 @@ def test_each_file_of_a_folder_comes_once_and_again_if_it_had_gone(
     assert next(arrivals) == second
     first.touch()
     assert next(arrivals) == first
+
+
+def test_each_image_has_a_draw_of_its_own_and_the_same_stream_the_same_figures(
+    model: vaeport.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [digit] = pictures.write(tmp_path, "digit", ordinary(model, 1))
+    printed = []
+    for _ in range(2):
+        anomaly_alarm.watch([digit, digit], model)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    first, second = printed[0].splitlines()
+    assert first != second
 
 
 def test_a_file_that_is_no_picture_is_named_and_left_out(
