@@ -1,4 +1,4 @@
-"""Hooks of mkdocs.yml: the pages of the root belong to the site, links are those of the site, formulas need no script.
+"""Hooks of mkdocs.yml: pages beside docs/ belong to the site, links are those of the site, formulas need no script.
 
 The pages are written to be read in a checkout, where links lead to source files too. On the site those are names with
 the file's path beside them.
@@ -16,7 +16,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-FROM_ROOT = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+ADDED = {
+    "index.md": "README.md",
+    "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "examples.md": "examples/README.md",
+}
+"""Pages of the site that are not in docs/, and what they are made from."""
 
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s#]+)(?P<anchor>#[^()\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -25,8 +31,8 @@ _log = logging.getLogger("mkdocs.hooks.site")  # what is logged below it counts 
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the root."""
-    for name, source in FROM_ROOT.items():
+    """Add the pages that are not in docs/."""
+    for name, source in ADDED.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
     return files
 
@@ -48,10 +54,10 @@ def _relink(link: re.Match[str], page: str) -> str:
     target = link["target"]
     if "://" in target or target.startswith("mailto:"):
         return link[0]
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(FROM_ROOT.get(page, f"docs/{page}")), target))
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(ADDED.get(page, f"docs/{page}")), target))
     if not (ROOT / path).exists():
         _log.warning("%s: %s: no such file", page, target)
-    on_site = {source: name for name, source in FROM_ROOT.items()}.get(path, path.removeprefix("docs/"))
+    on_site = {source: name for name, source in ADDED.items()}.get(path, path.removeprefix("docs/"))
     if on_site == path:
         return f'<span title="{path}">{link["text"]}</span>'
     relative = posixpath.relpath(on_site, posixpath.dirname(page) or ".")

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs, and whether they are run.
+"""The code blocks of README, docs and the list of examples, and whether they are run.
 
 The convention: every block is fenced and names its language. `python` and `sh` are run by tests/test_docs_code.py, page
 by page, in order; a comment `<!-- not run: why -->` before a block says that it is not. `text` is no code.
@@ -12,7 +12,8 @@ from markdown_it import MarkdownIt
 
 from tests.support import ROOT
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md"]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 _NOT_RUN = re.compile(r"<!-- not run: (?P<why>.+) -->")
 
 

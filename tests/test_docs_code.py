@@ -1,5 +1,6 @@
 """The code in README and docs runs: Python in this process, commands with a real server and package."""
 
+import asyncio
 import re
 import shlex
 import shutil
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import promql_parser
 import pytest
 import yaml
+from PIL import Image
 
 from export.pipeline import export_run
 from tests.certificates import Authority
@@ -65,10 +68,15 @@ def test_python_runs(
 ) -> None:
     shutil.copytree(package, tmp_path / "models/mine/1")
     monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name in ("photo.png", "photos/1.png", "photos/2.png"):
+        Image.fromarray(np.full((8, 8), 16, np.uint8)).save(name)
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page):
         if block.language == "python" and not block.not_run:
             exec(compile(SERVER.sub(server.address, block.code), block.place, "exec"), namespace)  # noqa: S102
+    if "main" in namespace:
+        asyncio.run(namespace["main"]())
 
 
 def test_make_has_every_target_that_a_page_names() -> None:

@@ -157,7 +157,10 @@ class Client(BaseClient):
         on at its next row; if another version of the model is there by then, it ends with UnavailableError.
 
         Args:
-            count, seed, temperature, first_row: as in `sample`.
+            count: as in `sample`.
+            seed: as in `sample`.
+            temperature: as in `sample`.
+            first_row: as in `sample`.
             chunk_rows: images in a chunk, at most.
 
         Raises:
@@ -178,7 +181,8 @@ class Client(BaseClient):
         The first and the last are the reconstructions of `a` and `b`.
 
         Args:
-            a, b: one image each, as `encode` takes them, or a latent [latent_dim], which is an array of one axis.
+            a: an image, as `encode` takes it, or a latent [latent_dim], which is an array of one axis.
+            b: another.
             steps: images in all, at least 2, at equal distances between the two latents.
             spherical: along a great circle rather than straight.
 

@@ -155,7 +155,10 @@ class Model:
         """The images of `sample` in order, a chunk at a time: float32 [rows, C, H, W].
 
         Args:
-            count, seed, temperature, first_row: as in `sample`.
+            count: as in `sample`.
+            seed: as in `sample`.
+            temperature: as in `sample`.
+            first_row: as in `sample`.
             chunk_rows: images in a chunk, at most.
 
         Raises:
@@ -176,7 +179,8 @@ class Model:
         The first and the last are the reconstructions of `a` and `b`.
 
         Args:
-            a, b: one image each, as `encode` takes them, or a latent [latent_dim], which is an array of one axis.
+            a: an image, as `encode` takes it, or a latent [latent_dim], which is an array of one axis.
+            b: another.
             steps: images in all, at least 2, at equal distances between the two latents.
             spherical: along a great circle rather than straight.
 
