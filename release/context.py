@@ -6,6 +6,8 @@ from pathlib import Path
 
 from docker.utils.build import exclude_paths
 
+from release.commands import ReleaseError
+
 DOCKERFILE = "deploy/Dockerfile"
 MAX_CONTEXT_BYTES = 2_000_000
 """The server's source is a fraction of this; more means that data or weights were let in."""
@@ -20,7 +22,11 @@ def context_files(source: Path) -> list[str]:
 
 
 def write_context(source: Path, archive: Path) -> None:
-    """Write a .tar.gz for `docker build -f deploy/Dockerfile - < archive`: no times and no owners in it."""
+    """Write a .tar.gz for `docker build -f deploy/Dockerfile - < archive`: no times and no owners in it.
+
+    Raises:
+        ReleaseError: it is larger than source code is.
+    """
     with (
         archive.open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed,
@@ -28,6 +34,9 @@ def write_context(source: Path, archive: Path) -> None:
     ):
         for name in context_files(source):
             tar.add(source / name, arcname=name, filter=_anonymous)
+    size = archive.stat().st_size
+    if size >= MAX_CONTEXT_BYTES:
+        raise ReleaseError(f"the container's context: expected less than {MAX_CONTEXT_BYTES} bytes, got {size}")
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
