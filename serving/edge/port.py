@@ -14,6 +14,7 @@ from serving.settings import SettingsError
 
 HANDSHAKE_SECONDS = 0.3  # for handshakes that are under way: a round trip to the other end of the world
 LOOK_SECONDS = 0.2
+LOOK_SHARE = 50  # times what a look takes: with many thousand connections it holds the loop up for long
 
 
 class Port:
@@ -59,10 +60,11 @@ class Port:
 
     async def emptied(self, seconds: float) -> None:
         """Wait until nobody is connected any more, so long at most."""
-        for _ in range(round(seconds / LOOK_SECONDS)):
-            if not count_connections(self._where):
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+        time = asyncio.get_running_loop().time
+        until = time() + seconds
+        while (began := time()) < until and count_connections(self._where):
+            took = time() - began
+            await asyncio.sleep(max(LOOK_SECONDS, LOOK_SHARE * took))
 
     def cut(self) -> None:
         """Listen no more, and end all connections once what was sent has been received: callers see UNAVAILABLE."""
