@@ -201,7 +201,7 @@ class AsyncClient(BaseClient):
     def _send(self, ask: Ask) -> Any:
         method = getattr(self._open_channel(), ask.rpc)
         try:
-            return method(ask.request, timeout=ask.timeout, wait_for_ready=ask.wait_for_ready, metadata=ask.metadata)
+            return method(ask.request, **ask.options())
         except aio.UsageError as error:
             if self._calls.closed:
                 raise ClosedError from error

@@ -76,11 +76,12 @@ class Calls:
 
     def encode_chunk(self, items: list[Any]) -> Flow[Encoding]:
         """As `encode`, of what vaeport.chunks.Gathering has gathered."""
-        read, heavy = partial(read_chunk, items), any(map(has_pictures, items))
-        responses = yield from self._ask(
-            "Encode", lambda served: read(served.model), messages.encode_requests, heavy=heavy
-        )
-        return messages.encoding_of(responses)
+
+        def read(served: Served) -> Pixels:
+            return read_chunk(items, served.model)
+
+        heavy = any(map(has_pictures, items))
+        return messages.encoding_of((yield from self._ask("Encode", read, messages.encode_requests, heavy=heavy)))
 
     def decode(self, latents: ArrayLike) -> Flow[Floats]:
         """As `Client.decode`."""
@@ -109,16 +110,9 @@ class Calls:
         """As `Client.interpolate`."""
         steps = check_steps(steps)
         for _ in range(ROUNDS):
-            first, last = (yield from self._latent_of("a", a)), (yield from self._latent_of("b", b))
-
-            def read(served: Served, first: Any = first, last: Any = last) -> Floats:
-                latent_dim = served.model.latent_dim
-                start, end = as_latent("a", first[0], latent_dim), as_latent("b", last[0], latent_dim)
-                return latents_between(start, end, steps, spherical=spherical)
-
-            responses = yield from self._ask("Decode", read, messages.decode_requests)
-            if {first[1], last[1]} <= {"", responses[0].version}:
-                return messages.images_of(responses)
+            images, versions = yield from self._interpolate(a, b, steps, spherical=spherical)
+            if len(versions) == 1:
+                return images
         raise self._changed()
 
     def served(self) -> Flow[Served]:
@@ -137,7 +131,7 @@ class Calls:
         """A request under a new id, as the next of its attempts."""
         request_id = f"{self._name}-{next(self._numbers)}"
         metadata = ((REQUEST_ID_KEY, request_id), *self._authorization)
-        return Ask(rpc, request, attempts.timeout(), attempts.wait_for_ready, metadata)
+        return Ask(rpc, request, attempts, metadata)
 
     def pause_after(self, failed: grpc.RpcError, ask: Ask, attempts: Attempts) -> Flow[None]:
         """Wait until the request may be sent again, or raise what it ended with."""
@@ -151,6 +145,19 @@ class Calls:
         """What every call ends with once the client is closed."""
         return UnavailableError(f"{self.address}: the client is closed")
 
+    def _interpolate(self, a: Any, b: Any, steps: int, *, spherical: bool) -> Flow[tuple[Floats, set[str]]]:
+        """The images, and the versions that had a part in them."""
+        start, encoded_by = yield from self._latent_of("a", a)
+        end, also_by = yield from self._latent_of("b", b)
+
+        def read(served: Served) -> Floats:
+            latent_dim = served.model.latent_dim
+            ends = as_latent("a", start, latent_dim), as_latent("b", end, latent_dim)
+            return latents_between(*ends, steps, spherical=spherical)
+
+        responses = yield from self._ask("Decode", read, messages.decode_requests)
+        return messages.images_of(responses), {encoded_by, also_by, responses[0].version} - {""}
+
     def _latent_of(self, name: str, end: Any) -> Flow[tuple[Any, str]]:
         """One end of an interpolation as a latent, and the version that encoded it, "" if it came as one."""
         if is_latent(end):
@@ -161,8 +168,10 @@ class Calls:
     def _ask_images(
         self, rpc: str, images: Images, requests: Callable[[Served, Pixels], Iterator[object]]
     ) -> Flow[list[Any]]:
-        read = partial(read_images, images)
-        return self._ask(rpc, lambda served: read(served.model), requests, heavy=has_pictures(images))
+        def read(served: Served) -> Pixels:
+            return read_images(images, served.model)
+
+        return self._ask(rpc, read, requests, heavy=has_pictures(images))
 
     def _ask(
         self,
@@ -213,14 +222,12 @@ class Calls:
 
     def _call(self, rpc: str, request: object) -> Flow[Any]:
         """One request, sent until it is answered or is not to be tried again. All attempts have one id."""
-        attempts = self.retries.begin(self.timeout)
-        ask = self.ask_of(rpc, request, attempts)
+        ask = self.ask_of(rpc, request, self.retries.begin(self.timeout))
         while not self.closed:
             try:
                 response = yield ask
             except grpc.RpcError as failed:
-                yield from self.pause_after(failed, ask, attempts)
-                ask = ask.again(attempts)
+                yield from self.pause_after(failed, ask, ask.attempts)
             except ClosedError:
                 break
             else:

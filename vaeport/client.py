@@ -269,7 +269,7 @@ class Client(BaseClient):
 
     def _send(self, method: Any, ask: Ask) -> Any:
         try:
-            return method(ask.request, timeout=ask.timeout, wait_for_ready=ask.wait_for_ready, metadata=ask.metadata)
+            return method(ask.request, **ask.options())
         except ValueError as error:  # gRPC's word for a channel that was closed a moment ago
             if self._calls.closed:
                 raise ClosedError from error

@@ -16,7 +16,7 @@ class Wake:
         self._changed = threading.Condition()
         self._for_ever = False
 
-    def __call__(self, _: object = None) -> None:
+    def __call__(self) -> None:
         """Something may have become ready."""
         with self._changed:
             self._changed.notify_all()
@@ -46,6 +46,8 @@ class Flight(Generic[Result]):
     ) -> None:
         self._flow, self._wake, self._send, self._perform = flow, wake, send, perform
         self._answer: Any = None  # a grpc.Future
+        self._ask: Ask | None = None  # of this request
+        self._arrived: float | None = None  # when it was there
         self.moment: float | None = None  # when a pause is over
         self.done = False
         self._result: Any = None
@@ -56,17 +58,20 @@ class Flight(Generic[Result]):
         """Whether `go_on` has something to do."""
         if self.moment is not None:
             return self._wake.closed or time.monotonic() >= self.moment
-        return self._answer is not None and bool(self._answer.done())
+        return self._arrived is not None
 
     def go_on(self) -> None:
         """Hand over what has come."""
-        answer, self._answer, self.moment = self._answer, None, None
-        if answer is None:
+        if self._ask is None or self._arrived is None:
+            self.moment = None
             self._advance(lambda: self._flow.send(None))
             return
+        answer, ask, arrived = self._answer, self._ask, self._arrived
+        self._answer = self._ask = self._arrived = None
         try:
             response = answer.result()
         except Exception as error:
+            ask.attempts.excuse(time.monotonic() - arrived)  # whoever reads a stream may have been busy
             self._throw(error)
         else:
             self._advance(lambda: self._flow.send(response))
@@ -83,6 +88,10 @@ class Flight(Generic[Result]):
         if self._answer is not None:
             self._answer.cancel()
         self._flow.close()
+
+    def _arrive(self, _: object) -> None:
+        self._arrived = time.monotonic()
+        self._wake()
 
     def _advance(self, resume: Callable[[], Step]) -> None:
         """Take the flow to where it waits; what does not take long is done here."""
@@ -104,8 +113,8 @@ class Flight(Generic[Result]):
             return
         try:
             if isinstance(step, Ask):
-                self._answer = self._send(step)
-                self._answer.add_done_callback(self._wake)
+                self._ask, self._answer = step, self._send(step)
+                self._answer.add_done_callback(self._arrive)
                 return
             outcome = self._perform(step)
         except Exception as error:

@@ -6,7 +6,7 @@ vaeport.Client carries them out by blocking, vaeport.AsyncClient by awaiting.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,15 +24,13 @@ class Ask:
     Attributes:
         rpc: its name in the service.
         request: the message.
-        timeout: seconds.
-        wait_for_ready: for a connection, rather than fail without one.
+        attempts: this is the next one of; they say how long it may take, and whether it waits for a connection.
         metadata: sent along.
     """
 
     rpc: str
     request: object
-    timeout: float
-    wait_for_ready: bool
+    attempts: Attempts
     metadata: Metadata
 
     @property
@@ -40,9 +38,10 @@ class Ask:
         """Its name in the server's log."""
         return dict(self.metadata)[REQUEST_ID_KEY]
 
-    def again(self, attempts: Attempts) -> "Ask":
-        """The same, as the next attempt."""
-        return replace(self, timeout=attempts.timeout(), wait_for_ready=attempts.wait_for_ready)
+    def options(self) -> dict[str, Any]:
+        """What gRPC's methods take besides the request, from now on."""
+        timeout = self.attempts.timeout()
+        return {"timeout": timeout, "wait_for_ready": self.attempts.wait_for_ready, "metadata": self.metadata}
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,11 @@ class Attempts:
         self._waits = self.wait_for_ready
         return max(0.0, self._end() - now)
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count a time in which nobody looked at what had become of the attempt."""
+        self._began += seconds
+        self._deadline += seconds
+
     def delay_after(self, error: VaeportError) -> float | None:
         """Seconds to wait before the next attempt; None: `error` is final, and says what came before it."""
         if self._waits and isinstance(error, DeadlineExceededError):

@@ -226,3 +226,11 @@ def test_when_every_call_fails_once_retries_stay_within_what_success_earns(make:
         retried += shared.begin(30).delay_after(GONE) is not None
         shared.succeeded()
     assert retried <= BUDGET_TOKENS + TOKENS_PER_SUCCESS * calls
+
+
+def test_a_time_in_which_nobody_looked_does_not_count(make: Make, clock: Clock) -> None:
+    attempts = make().begin(10)
+    clock.now += 60
+    attempts.excuse(58)
+    assert attempts.delay_after(GONE) is not None
+    assert attempts.timeout() <= 8

@@ -1,6 +1,7 @@
 """Streams of samples that break off and go on, and streams of images, from both clients."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import vaeport
 from tests.vaeport.scripted_server import Scripted, answer, fail, scripted
 from tests.vaeport.toy_server import described
 from vaeport.v1 import vae_pb2
-from vaeport.wire import to_tensor
+from vaeport.wire import from_tensor, to_tensor
 
 ROWS = 10  # of a stream
 
@@ -219,3 +220,22 @@ def test_another_version_ends_a_stream_of_images_too() -> None:
         server.info = described("2")
         with pytest.raises(vaeport.UnavailableError, match="from version 1 to 2"):
             list(stream)
+
+
+def test_a_reader_slower_than_the_timeout_loses_no_chunk_that_has_to_be_sent_again() -> None:
+    away, failed = threading.Event(), threading.Event()
+
+    def gone_while_the_reader_is_away(script: Scripted, request: Any, context: grpc.ServicerContext) -> Any:
+        if from_tensor("images", request.images).flat[0] == 1 and not failed.is_set():
+            context.add_callback(failed.set)
+            assert away.wait(60)
+            GONE(script, request, context)
+        return answer(script, request, context)
+
+    with scripted(gone_while_the_reader_is_away) as (address, _), vaeport.Client(address, timeout=1) as client:
+        stream = client.encode_stream(numbered(0, 6), chunk_rows=1)
+        assert next(stream).mean == 0
+        away.set()
+        assert failed.wait(30)
+        time.sleep(1.1)
+        assert [float(each.mean[0, 0]) for each in stream] == [1, 2, 3, 4, 5]
