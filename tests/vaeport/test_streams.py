@@ -107,6 +107,17 @@ def test_a_stream_that_never_begins_is_the_error_of_its_last_attempt() -> None:
         assert len(server.requests) == 3
 
 
+def test_a_stream_whose_server_does_not_come_back_is_unavailable_in_time() -> None:
+    with streaming((1, HOLD)) as (address, _):
+        client = vaeport.Client(address, timeout=2)
+        chunks = client.sample_stream(ROWS, chunk_rows=3)
+        next(chunks)
+    began = time.monotonic()
+    with client, pytest.raises(vaeport.UnavailableError, match=address):
+        next(chunks)
+    assert time.monotonic() - began < 20
+
+
 def test_another_version_ends_a_stream() -> None:
     def upgrade(script: Streaming, request: Any, context: grpc.ServicerContext) -> None:
         script.info = described("2")
