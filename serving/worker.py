@@ -23,6 +23,7 @@ from serving.models import LoadedModel, load_models, serve_model
 from serving.settings import MAX_REQUEST_ROWS, Settings
 from serving.supervisor.messages import Order, Said
 from serving.telemetry import Telemetry
+from vaeport.errors import UnavailableError
 from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device
 from vaeport.machine import usable_cores
 
@@ -109,7 +110,7 @@ async def _serve(
         default_model=settings.default_model,
         on_scores=telemetry.scored,
     )
-    edge = Edge(core, address, settings, telemetry, reload=partial(_say, channel, Said.RELOAD, None))
+    edge = Edge(core, address, settings, telemetry, reload=partial(_ask_for_reload, channel))
     canaries_of = {model.package.manifest.name: model.canaries for model in models}
     every, hang = settings.canary_seconds, settings.hang_seconds
     readiness = Readiness(canaries_of, engine, turn, every=every, hang=hang, show=edge.health.show)
@@ -171,12 +172,16 @@ async def _leave(edge: Edge, grace: float, reasons: Reasons) -> End:
 
 async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
     """Say each second how it is; that the loop turns is said by saying it."""
-    room = select.poll()
-    room.register(channel, select.POLLOUT)
     while True:
-        if room.poll(0):  # a supervisor that does not read must not hold up the loop
+        if _has_room(channel):
             _say(channel, Said.BEAT, beat())
         await asyncio.sleep(BEAT_SECONDS)
+
+
+def _ask_for_reload(channel: Connection) -> None:
+    """For a caller who may; raises UnavailableError if the supervisor does not listen."""
+    if not (_has_room(channel) and _say(channel, Said.RELOAD, None)):
+        raise UnavailableError("the supervisor does not listen; nothing is reloaded")
 
 
 def _end_without_device(channel: Connection) -> NoReturn:
@@ -216,9 +221,18 @@ def _order(channel: Connection) -> Order | None:
         return None
 
 
-def _say(channel: Connection, said: Said, about: object) -> None:
-    """Tell the supervisor, if it is there."""
+def _has_room(channel: Connection) -> bool:
+    """Whether something can be said at once: a supervisor that does not read must not hold up the loop."""
+    room = select.poll()
+    room.register(channel, select.POLLOUT)
+    return bool(room.poll(0))
+
+
+def _say(channel: Connection, said: Said, about: object) -> bool:
+    """Tell the supervisor; whether it is there."""
     try:
         channel.send((said, about))
     except OSError:
         log.debug("the supervisor is gone")
+        return False
+    return True

@@ -1,9 +1,11 @@
 """What a worker says of its device, and how it ends without one."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -20,7 +22,8 @@ from serving.models import load_models
 from serving.repository import default_packages
 from serving.settings import Settings
 from serving.supervisor.entry import work
-from serving.worker import EXIT_DEVICE_LOST, _beat, device_of
+from serving.supervisor.messages import Said
+from serving.worker import EXIT_DEVICE_LOST, _ask_for_reload, _beat, device_of
 from tests.serving.test_edge import free_address
 from tests.support import ROOT
 from vaeport.arrays import to_float
@@ -107,6 +110,23 @@ def test_a_supervisor_that_does_not_read_holds_nobody_up(monkeypatch: pytest.Mon
         loop.start()
         loop.join(20.0)
         assert not loop.is_alive()
+
+
+def test_a_reload_is_asked_for_or_refused_when_the_supervisor_does_not_listen() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    with theirs:
+        with ours:
+            _ask_for_reload(theirs)
+            assert ours.recv() == (Said.RELOAD, None)
+            os.set_blocking(theirs.fileno(), False)
+            with contextlib.suppress(BlockingIOError):
+                while True:  # until there is no room
+                    os.write(theirs.fileno(), bytes(4096))
+            os.set_blocking(theirs.fileno(), True)
+            with pytest.raises(UnavailableError, match="does not listen"):
+                _ask_for_reload(theirs)
+        with pytest.raises(UnavailableError, match="does not listen"):
+            _ask_for_reload(theirs)
 
 
 def test_a_worker_that_fails_by_a_defect_logs_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
