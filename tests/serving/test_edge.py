@@ -25,6 +25,7 @@ from serving.edge.oip.service import NOT_HERE
 from serving.edge.server import VAE_SERVICE, request_limits
 from serving.edge.status import STATUS_OF, failure_of
 from serving.models import ServedModel
+from serving.settings import Settings
 from tests.serving.toys import IMAGE_SHAPE, toy_model
 from vaeport import errors
 from vaeport.arrays import to_uint8
@@ -52,7 +53,7 @@ def free_address() -> str:
 async def serving(model: ServedModel) -> AsyncIterator[Served]:
     core = Core([model], max_request_rows=1024)
     address = free_address()
-    edge = Edge(core, address)
+    edge = Edge(core, address, Settings(max_connection_age_seconds=0.2))  # one that leaves waits for as long
     await edge.start()
     async with aio.insecure_channel(address) as channel:
         yield Served(core, edge, channel)
