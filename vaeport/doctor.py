@@ -42,8 +42,15 @@ Installed = Mapping[str, str]
 """Versions of installed distributions by name, in lower case."""
 
 
-def examine(package: Path | None, server: str | None, tls: "TLS | None" = None, token: str = "") -> Iterator[Finding]:
-    """Everything there is to look at, one finding at a time, since some take seconds. The last two are the server's."""
+def examine(
+    package: Path | None, server: str | None, tls: "TLS | None" = None, token: str = "", precision: str = "fp32"
+) -> Iterator[Finding]:
+    """Everything there is to look at, one finding at a time, since some take seconds.
+
+    Args:
+        package: to self-test, in `precision`.
+        server: to ask, with `tls` and `token`.
+    """
     installed = installed_distributions()
     yield versions(installed)
     yield runtime_builds(installed)
@@ -51,7 +58,7 @@ def examine(package: Path | None, server: str | None, tls: "TLS | None" = None, 
     yield cores(read_limits(), affinity())
     yield memory(read_limits(), total_memory())
     if package is not None:
-        yield self_test(package)
+        yield self_test(package, precision)
     if server is not None:
         yield from answers(server, tls, token)
 
@@ -151,7 +158,7 @@ def memory(limits: Limits, machine: int, needed: int = MIN_MEMORY) -> Finding:
     return ok("memory", text)
 
 
-def self_test(path: Path) -> Finding:
+def self_test(path: Path, precision: str = "fp32") -> Finding:
     """Open a package, by all of its rules, and replay its golden vectors on the CPU of this machine."""
     from vaeport.manifest import MANIFEST_NAME
     from vaeport.versions import default_package
@@ -160,23 +167,24 @@ def self_test(path: Path) -> Finding:
     start = time.perf_counter()
     try:
         folder = default_package(path) if path.is_dir() and not (path / MANIFEST_NAME).exists() else path
-        text, proven = _replay(folder)
+        text, proven = _replay(folder, precision)
     except VaeportError as error:
         return fail(name, str(error), "export or copy it again; python -m export verify says more")
     text = f"{text}, {time.perf_counter() - start:.2f} s"
     return ok(name, text) if proven else warn(name, f"{text}; no golden vectors", "export the run again")
 
 
-def _replay(folder: Path) -> tuple[str, bool]:
+def _replay(folder: Path, precision: str) -> tuple[str, bool]:
     """What the package is, and whether it brought golden vectors; raises what its rules raise."""
     from vaeport import golden
-    from vaeport.graphs import choose_device, load_graphs
+    from vaeport.graphs import choose_device, load_graphs, names_in_precision
     from vaeport.machine import usable_cores
     from vaeport.package import open_package
 
     package = open_package(folder)
     manifest = package.manifest
-    graphs = load_graphs(package, choose_device("cpu"), usable_cores())
+    names = names_in_precision(manifest, precision)
+    graphs = load_graphs(package, choose_device("cpu"), usable_cores(), names.values())
     proven = golden.has_golden(package)
     if proven:
         golden.self_test(package, graphs)

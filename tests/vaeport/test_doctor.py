@@ -204,6 +204,12 @@ def test_the_command_succeeds_with_a_package_and_a_server(
     assert "fail" not in out
 
 
+def test_a_precision_that_the_package_has_not_is_a_failure(package: Path) -> None:
+    finding = doctor.self_test(package, "int8")
+    assert finding.level == "fail"
+    assert "precision: expected what digits version 1 has: fp32, got int8" in finding.text
+
+
 def test_the_command_exits_with_1_if_something_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--package", "/nowhere"]) == 1
     value = json.loads(capsys.readouterr().out)
