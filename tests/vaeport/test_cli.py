@@ -55,9 +55,9 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
         (["info", "--package", "/nowhere"], "/nowhere: no such folder"),
         (
             ["info", "--package", "PACKAGE", "--model", "x"],
-            "--model, --timeout, --token-file and those of TLS are for a server",
+            "--model: for a server; a --package is one model, in this process",
         ),
-        (["info", "--package", "PACKAGE", "--ca", "x"], "those of TLS are for a server"),
+        (["info", "--package", "PACKAGE", "--ca", "x"], "--ca: for a server"),
         (["info", "--cert", "x"], "TLS: cert and key belong together"),
         (["info", "--ca", "/nowhere.pem"], "No such file or directory: '/nowhere.pem'"),
         (["info", "--token-file", "/nowhere"], "No such file or directory: '/nowhere'"),

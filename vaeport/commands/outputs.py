@@ -1,0 +1,81 @@
+"""What commands leave behind: pictures, files that are whole or not there, and a line that says how far they are."""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CLEAR_LINE = "\r\x1b[K"
+NUMBERS = ".npy"
+
+
+def save_images(
+    images: "NDArray[np.float32]", path: Path, columns: int | None = None, picture: "NDArray[np.float32] | None" = None
+) -> None:
+    """Write images as one picture, or as an array if `path` ends in .npy, and print the path.
+
+    Args:
+        images: float32 [N, C, H, W] in [0, 1].
+        path: where to.
+        columns: images in a row of the picture; None makes it about square.
+        picture: what the picture shows, if that is not `images` alone.
+    """
+    if path.suffix == NUMBERS:
+        import numpy as np
+
+        with replacing(path) as file:
+            np.save(file, images)
+    else:
+        from vaeport.pictures import save_grid
+
+        save_grid(images if picture is None else picture, path, columns)
+    print(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which gets its name when all went well; that it cannot be written is said at the beginning."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a device or a pipe, which is to stay one
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with target.open("wb") as out:
+                shutil.copyfileobj(file, out)
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A function that counts rows on standard error, where a person sees it; the line goes away in the end."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    done, start = 0, time.monotonic()
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        rate = done / max(time.monotonic() - start, 1e-9)
+        print(f"{CLEAR_LINE}{done:,} of {total:,} images, {rate:,.0f} a second", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield advance
+    finally:
+        print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
