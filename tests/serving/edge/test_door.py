@@ -88,7 +88,8 @@ async def test_a_refused_message_is_never_read(toy: Toy) -> None:
     big = bytes(3 * 2**20)
     assert await code(channel, INFER, data=big) is grpc.StatusCode.UNAVAILABLE
     stream: Any = channel.stream_stream(f"{INFER}Stream")(iter([big, big]))
-    assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+    # A client of grpc.aio that is still writing when the call ends sometimes says INTERNAL, whatever the server said.
+    assert await stream.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
     assert server.parsed == []
 
 
