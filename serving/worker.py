@@ -110,7 +110,7 @@ async def _serve(
         default_model=settings.default_model,
         on_scores=telemetry.scored,
     )
-    edge = Edge(core, address, settings, telemetry, reload=partial(_ask_for_reload, channel))
+    edge = Edge(core, address, settings, telemetry, change=partial(_ask, channel))
     canaries_of = {model.package.manifest.name: model.canaries for model in models}
     every, hang = settings.canary_seconds, settings.hang_seconds
     readiness = Readiness(canaries_of, engine, turn, every=every, hang=hang, show=edge.health.show)
@@ -178,9 +178,13 @@ async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-def _ask_for_reload(channel: Connection) -> None:
-    """For a caller who may; raises UnavailableError if the supervisor does not listen."""
-    if not (_has_room(channel) and _say(channel, Said.RELOAD, None)):
+def _ask(channel: Connection, model: str, wanted: bool) -> None:
+    """For a caller who may: a reload with a model, or without it.
+
+    Raises:
+        UnavailableError: the supervisor does not listen.
+    """
+    if not (_has_room(channel) and _say(channel, Said.LOAD if wanted else Said.UNLOAD, model)):
         raise UnavailableError("the supervisor does not listen; nothing is reloaded")
 
 

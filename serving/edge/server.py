@@ -41,7 +41,7 @@ class Edge:
         address: "HOST:PORT", or "unix:PATH".
         settings: TLS, tokens, limits of callers and of connections.
         telemetry: is told of every call.
-        reload: asks for a reload of the server; None where nobody could do it.
+        change: asks for a reload with a model, or without it; None where nobody could do it.
 
     Attributes:
         health: what it says of the models.
@@ -57,7 +57,7 @@ class Edge:
         settings: Settings = PLAIN,
         telemetry: Telemetry = SILENT,
         *,
-        reload: Callable[[], None] | None = None,
+        change: Callable[[str, bool], None] | None = None,
     ) -> None:
         self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
@@ -69,7 +69,7 @@ class Edge:
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
-        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, reload)
+        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, change)
         add_to_server(servicer, self._guard)
         described = (module.DESCRIPTOR for module in (vae_pb2, inference_pb2, health_pb2, reflection_pb2))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]

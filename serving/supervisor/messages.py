@@ -10,7 +10,8 @@ class Said(StrEnum):
     SERVING = "serving"  # calls are answered
     BEAT = "beat"  # each second: a serving.heartbeat.Heartbeat
     FAILED = "failed"  # it ends, and why
-    RELOAD = "reload"  # a caller who may has asked for what SIGHUP does
+    LOAD = "load"  # a caller who may has asked for a model: a reload, with it
+    UNLOAD = "unload"  # likewise, for a reload without it
 
 
 class Order(StrEnum):

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -45,7 +45,7 @@ class WorkerProcess:
         serving_since: when it began to take calls; None before.
         leaving_since: when it was told to leave, or to stop; None before.
         beat: the last heartbeat.
-        wants_reload: a caller of it has asked for a reload, which the supervisor has not heard yet.
+        asked: what callers have asked of models, Said.LOAD or Said.UNLOAD with a name, and nobody has done yet.
         failure: why it ends, in its own words; "" if it said nothing.
     """
 
@@ -60,7 +60,7 @@ class WorkerProcess:
     serving_since: float | None = None
     leaving_since: float | None = None
     beat: Heartbeat | None = None
-    wants_reload: bool = False
+    asked: list[tuple[Said, str]] = field(default_factory=list)
     failure: str = ""
 
     @classmethod
@@ -138,8 +138,8 @@ class WorkerProcess:
             self.beat = about
         elif said is Said.FAILED:
             self.failure = about
-        elif said is Said.RELOAD:
-            self.wants_reload = True
+        elif said in (Said.LOAD, Said.UNLOAD):
+            self.asked.append((said, about))
 
     def _close(self) -> None:
         if self.channel is not None:

@@ -21,7 +21,7 @@ from serving.heartbeat import hung
 from serving.repository import default_packages
 from serving.settings import Settings
 from serving.supervisor.crashes import LIMIT, Crashes
-from serving.supervisor.messages import Order
+from serving.supervisor.messages import Order, Said
 from serving.supervisor.notify import Notifier
 from serving.supervisor.observed import HUNG, exit_cause, status_of
 from serving.supervisor.process import State, Target, WorkerProcess
@@ -103,6 +103,7 @@ class Supervisor:
         self._stopping = 0  # signals that have been acted upon
         self._status = 0
         self._reload_wanted = False
+        self._unloaded: set[str] = set()  # names of models that are left out until somebody asks for them
         self._refused: object = None  # what --watch does not try again before `_retry_at`
         self._retry = FIRST_RETRY
         self._retry_at = 0.0
@@ -143,8 +144,8 @@ class Supervisor:
         self._stepped = now
         for worker in self._workers():
             worker.read(now)
-            if worker.wants_reload:  # no |=, which would lose a SIGHUP that comes between its read and its write
-                self._reload_wanted, worker.wants_reload = True, False
+            while worker.asked:
+                self._hear(*worker.asked.pop(0))
         for worker in self._workers():
             if not worker.is_alive:
                 self._bury(worker, now)
@@ -308,7 +309,7 @@ class Supervisor:
             return None
         self._look_at = now + self._settings.watch
         try:
-            packages = default_packages(self._settings.models)
+            packages = self._packages()
         except (PackageError, OSError) as error:
             if asked or self._may_try(str(error), now):
                 self._refused_because(str(error), str(error), now)
@@ -319,6 +320,19 @@ class Supervisor:
             self._refused = None
             return None
         return packages if self._may_try(packages, now) else None
+
+    def _packages(self) -> tuple[Path, ...]:
+        """What is to be served now."""
+        found = default_packages(self._settings.models)
+        return tuple(path for path in found if path.parent.name not in self._unloaded) or found
+
+    def _hear(self, said: Said, model: str) -> None:
+        """A caller wants a model to be loaded or unloaded. The last one is never unloaded."""
+        self._unloaded.discard(model)
+        if said is Said.UNLOAD and {path.parent.name for path in self._current.packages} - self._unloaded - {model}:
+            self._unloaded.add(model)
+        log.info("a caller asks to %s %s", said.value, model)
+        self._reload_wanted = True
 
     def _may_try(self, what: object, now: float) -> bool:
         """Whether --watch may try something: at once what is new to it, but not again and again what was refused."""

@@ -23,7 +23,7 @@ from serving.repository import default_packages
 from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.messages import Said
-from serving.worker import EXIT_DEVICE_LOST, _ask_for_reload, _beat, device_of
+from serving.worker import EXIT_DEVICE_LOST, _ask, _beat, device_of
 from tests.serving.test_edge import free_address
 from tests.support import ROOT
 from vaeport.arrays import to_float
@@ -116,17 +116,18 @@ def test_a_reload_is_asked_for_or_refused_when_the_supervisor_does_not_listen() 
     ours, theirs = multiprocessing.Pipe()
     with theirs:
         with ours:
-            _ask_for_reload(theirs)
-            assert ours.recv() == (Said.RELOAD, None)
+            _ask(theirs, "digits", True)
+            _ask(theirs, "digits", False)
+            assert [ours.recv(), ours.recv()] == [(Said.LOAD, "digits"), (Said.UNLOAD, "digits")]
             os.set_blocking(theirs.fileno(), False)
             with contextlib.suppress(BlockingIOError):
                 while True:  # until there is no room
                     os.write(theirs.fileno(), bytes(4096))
             os.set_blocking(theirs.fileno(), True)
             with pytest.raises(UnavailableError, match="does not listen"):
-                _ask_for_reload(theirs)
+                _ask(theirs, "digits", True)
         with pytest.raises(UnavailableError, match="does not listen"):
-            _ask_for_reload(theirs)
+            _ask(theirs, "digits", True)
 
 
 def test_a_worker_that_fails_by_a_defect_logs_it_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:

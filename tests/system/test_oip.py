@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tritonclient.grpc import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 import vaeport
+from serving.security.access import Scope
 from serving.security.tokens import line_of, new_secret
 from tests.support import ServerProcess
 from tests.system.load import wait_until
@@ -201,6 +203,30 @@ def test_shared_memory_traces_and_logs_are_unimplemented(client: Any) -> None:
         assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
+def test_what_is_unloaded_is_gone_until_it_is_loaded(start_server: Start, two_models: Path, tmp_path: Path) -> None:
+    secret = new_secret()
+    (tmp_path / "tokens").write_text(line_of("all", frozenset(Scope), secret, ""))
+    (tmp_path / "tokens").chmod(0o600)
+    flags = ("--tokens", str(tmp_path / "tokens"), "--max-connection-age-seconds", "0.5")
+    server = start_server("--models", str(two_models), *flags)
+    headers = {"authorization": f"Bearer {secret}"}
+
+    def names(client: InferenceServerClient) -> set[str]:
+        return {model.name for model in client.get_model_repository_index(headers=headers).models}
+
+    with InferenceServerClient(server.address) as client:
+        client.unload_model("colour", headers=headers)
+        wait_until(lambda: "reload done: digits 1\n" in server.read_log())
+        assert names(client) == {"digits_encoder", "digits_decoder"}
+        assert not client.is_model_ready("colour_encoder", headers=headers)
+        server.process.send_signal(signal.SIGHUP)  # which changes nothing about that
+        wait_until(lambda: server.read_log().count("reload done: digits 1\n") == 2)
+        client.load_model("colour_decoder", headers=headers)
+        wait_until(lambda: "reload done: colour 1, digits 1\n" in server.read_log())
+        assert client.is_model_ready("colour_encoder", headers=headers)
+    assert server.terminate() == 0
+
+
 def test_load_is_a_reload_for_who_may_ask_for_it(start_server: Start, models: Path, tmp_path: Path) -> None:
     secrets = {scope: new_secret() for scope in ("infer", "admin")}
     lines = [line_of(scope, frozenset({scope}), secret, "") for scope, secret in secrets.items()]  # type: ignore[arg-type]
@@ -222,7 +248,7 @@ def test_load_is_a_reload_for_who_may_ask_for_it(start_server: Start, models: Pa
         assert refused(lambda: client.load_model("nothing", headers=headers["admin"])) == "NOT_FOUND"
         assert refused(lambda: client.load_model("digits", headers=headers["admin"], config="{}")) == "INVALID_ARGUMENT"
         assert refused(lambda: client.unload_model("digits", headers=headers["infer"])) == "PERMISSION_DENIED"
-        assert refused(lambda: client.unload_model("digits", headers=headers["admin"])) == "UNIMPLEMENTED"
+        assert refused(lambda: client.unload_model("digits", headers=headers["admin"])) == "INVALID_ARGUMENT"
         assert "reloading" not in server.read_log()
         client.load_model("digits_encoder", headers=headers["admin"])
         wait_until(lambda: "reload done: digits 1" in server.read_log())

@@ -23,8 +23,6 @@ SERVICE: str = _SERVICE.full_name
 NO_SHARED_MEMORY = "no shared memory here: send tensors in the messages"
 NO_SETTINGS = "not set over the network: see --traces, --log-format and --log-calls of the server"
 NOT_HERE = {
-    "RepositoryModelUnload": "models are not unloaded over the network: `python -m serving withdraw NAME VERSION`, or"
-    " take its folder away, then load (or SIGHUP)",
     **dict.fromkeys([f"SystemSharedMemory{what}" for what in ("Status", "Register", "Unregister")], NO_SHARED_MEMORY),
     **dict.fromkeys([f"CudaSharedMemory{what}" for what in ("Status", "Register", "Unregister")], NO_SHARED_MEMORY),
     **dict.fromkeys(["TraceSetting", "LogSettings"], NO_SETTINGS),

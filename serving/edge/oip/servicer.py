@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +43,7 @@ class InferenceServicer:
         health: knows what is ready.
         settings: of the server.
         max_rows: of one request.
-        reload: asks for a reload of the server; None where nobody could do it.
+        change: asks for a reload with a model, or without it; None where nobody could do it.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class InferenceServicer:
         health: HealthServicer,
         settings: Settings,
         max_rows: int,
-        reload: Callable[[], None] | None,
+        change: Callable[[str, bool], None] | None,
     ) -> None:
         self._core = core
         self._health = health
         self._models = settings.models
         self._max_rows = max_rows
-        self._reload = reload
+        self._default_model = settings.default_model
+        self._change = change
         self._extensions = ["model_configuration"]
         if settings.workers <= 1:  # several do not know each other's figures
             self._extensions.append("statistics")
@@ -131,13 +132,29 @@ class InferenceServicer:
         if request.parameters:
             expected = "none: models come from their folder alone"
             raise InvalidInputError.of("parameters", expected=expected, got=f"{len(request.parameters)}")
-        if self._reload is None:
-            raise UnavailableError("nobody is here to reload this server")
-        names = await asyncio.to_thread(_loadable, self._models)
-        if request.model_name not in names:
-            raise NotFoundError(f"model_name: no model {request.model_name!r} to load; there is {', '.join(names)}")
-        self._reload()
+        change = self._changes()
+        packages = await asyncio.to_thread(_loadable, self._models)
+        change(_package_of(request.model_name, packages), True)
         return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: object
+    ) -> pb.RepositoryModelUnloadResponse:
+        _check_repository(request.repository_name)
+        change = self._changes()
+        packages = [model.name for model in self._core.info("", "")]
+        package = _package_of(request.model_name, packages)
+        if packages == [package] or package == self._default_model:
+            expected = "another than the only model, and than --default-model"
+            raise InvalidInputError.of("model_name", expected=expected, got=request.model_name)
+        change(package, False)
+        return pb.RepositoryModelUnloadResponse()
+
+    def _changes(self) -> Callable[[str, bool], None]:
+        """Asks for a reload with a model, or without it."""
+        if self._change is None:
+            raise UnavailableError("nobody is here to reload this server")
+        return self._change
 
     async def _infer(self, request: pb.ModelInferRequest, deadline: float | None) -> pb.ModelInferResponse:
         graph = self._core.graph(request.model_name, request.model_version)
@@ -155,9 +172,16 @@ def _check_repository(name: str) -> None:
 
 
 def _loadable(models: Path) -> list[str]:
-    """What a reload would serve now: each package, and its graphs."""
+    """The packages that a reload could serve now."""
     try:
-        packages = [path.parent.name for path in default_packages(models)]
+        return [path.parent.name for path in default_packages(models)]
     except (PackageError, OSError) as error:
         raise NotFoundError(f"model_name: nothing to load: {error}") from error
-    return [name for package in packages for name in (package, *graph_names(package))]
+
+
+def _package_of(name: str, packages: Sequence[str]) -> str:
+    """The one of that name, or with a graph of that name; its graphs come and go together."""
+    names = {each: package for package in packages for each in (package, *graph_names(package))}
+    if name not in names:
+        raise NotFoundError(f"model_name: no model {name!r}; there is {', '.join(names)}")
+    return names[name]

@@ -50,7 +50,7 @@ def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None
 def _serve(nature: str, packages: tuple[Path, ...], channel: Connection) -> None:
     while True:
         if nature == "asks for version 2" and (packages[0].parent / "2").exists():
-            channel.send((Said.RELOAD, None))
+            channel.send((Said.LOAD, "toy"))
             nature = "good"
         if nature != "hangs":
             busy = 60.0 if nature == "computes for ever" else None

@@ -240,7 +240,7 @@ async def test_a_bad_call_gets_its_status_and_text(
     assert text in details
 
 
-@pytest.mark.parametrize("method", sorted(NOT_HERE.keys() - {"RepositoryModelUnload"}))
+@pytest.mark.parametrize("method", sorted(NOT_HERE))
 async def test_what_is_not_done_here_is_unimplemented_in_words_and_with_a_request_id(
     served: Served, method: str
 ) -> None:
@@ -357,12 +357,12 @@ class Reloading:
     def __init__(self, core: Core, models: Path) -> None:
         for name in ("toy", "new"):
             (models / name / "1").mkdir(parents=True)
-        self.reloads = 0
+        self.asked: list[tuple[str, bool]] = []
         self.health = HealthServicer(VAE_SERVICE, ["toy"])
-        self.servicer = InferenceServicer(core, self.health, Settings(models=models), 1024, self.reload)
+        self.servicer = InferenceServicer(core, self.health, Settings(models=models), 1024, self.change)
 
-    def reload(self) -> None:
-        self.reloads += 1
+    def change(self, model: str, wanted: bool) -> None:
+        self.asked.append((model, wanted))
 
     async def load(self, name: str, **fields: Any) -> None:
         request = pb.RepositoryModelLoadRequest(model_name=name, **fields)
@@ -377,7 +377,29 @@ def reloading(served: Served, tmp_path: Path) -> Reloading:
 @pytest.mark.parametrize("name", ["toy", "toy_encoder", "toy_decoder", "new"])
 async def test_load_asks_for_a_reload_of_what_is_in_the_folder(reloading: Reloading, name: str) -> None:
     await reloading.load(name)
-    assert reloading.reloads == 1
+    assert reloading.asked == [(name.partition("_")[0], True)]
+
+
+@pytest.mark.parametrize("name", ["toy", "toy_decoder"])
+async def test_unload_asks_for_a_reload_without_the_model(name: str, tmp_path: Path) -> None:
+    core = Core([toy_model(), toy_model("other")], max_request_rows=8)
+    reloading = Reloading(core, tmp_path)
+    request = pb.RepositoryModelUnloadRequest(model_name=name)
+    await reloading.servicer.RepositoryModelUnload(request, None)
+    assert reloading.asked == [("toy", False)]
+    request.model_name = "old"
+    with pytest.raises(NotFoundError, match="no model 'old'; there is toy, toy_encoder"):
+        await reloading.servicer.RepositoryModelUnload(request, None)
+    reloading.servicer._default_model = request.model_name = "other"
+    with pytest.raises(InvalidInputError, match="another than the only model, and than --default-model"):
+        await reloading.servicer.RepositoryModelUnload(request, None)
+    await core.close()
+
+
+async def test_the_only_model_is_not_unloaded(reloading: Reloading) -> None:
+    with pytest.raises(InvalidInputError, match="another than the only model"):
+        await reloading.servicer.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="toy"), None)
+    assert not reloading.asked
 
 
 async def test_a_load_that_cannot_be_done_asks_for_nothing(reloading: Reloading, tmp_path: Path) -> None:
@@ -390,7 +412,7 @@ async def test_a_load_that_cannot_be_done_asks_for_nothing(reloading: Reloading,
     reloading.servicer._models = tmp_path / "nowhere"
     with pytest.raises(NotFoundError, match="nothing to load"):
         await reloading.load("toy")
-    assert not reloading.reloads
+    assert not reloading.asked
 
 
 async def test_where_nobody_can_reload_load_is_unavailable(served: Served) -> None:
