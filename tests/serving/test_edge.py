@@ -192,7 +192,7 @@ def calls_with(data: bytes, channel: Any) -> dict[str, Any]:
     paths = [f"/{VAE_SERVICE}/{name}" for name in vae]
     paths += [f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch")]
     paths += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
-    unread = {*NOT_HERE, "RepositoryModelLoad"}  # refused before their messages are looked at
+    unread = {*NOT_HERE, "RepositoryModelLoad", "RepositoryModelUnload"}  # refused before their messages are looked at
     oip = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     paths += [f"/inference.GRPCInferenceService/{method.name}" for method in oip if method.name not in unread]
     calls: dict[str, Any] = {}
