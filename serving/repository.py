@@ -97,8 +97,9 @@ def prune(folder: Path, keep: int) -> list[int]:
 def _check_there(folder: Path, version: int | None = None) -> None:
     there = versions(folder)
     if not there:
-        models = sorted(path.name for path in folder.parent.glob("*") if versions(path))
-        raise NotFoundError(f"no model {folder.name!r} in {folder.parent}; there is {', '.join(models) or 'none'}")
+        models = model_folders(folder.parent) if folder.parent.is_dir() else []
+        names = ", ".join(path.name for path in models) or "none"
+        raise NotFoundError(f"no model {folder.name!r} in {folder.parent}; there is {names}")
     if version is not None and version not in there:
         raise NotFoundError(f"no version {version} of {folder.name}; there is {', '.join(map(str, there))}")
 

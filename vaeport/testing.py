@@ -36,7 +36,7 @@ from vaeport.manifest import Preprocessing
 from vaeport.prior import Draw
 from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2
-from vaeport.wire import from_tensor, to_preprocessing, to_tensor
+from vaeport.wire import from_tensor, to_model_info, to_tensor
 
 __all__ = ["AsyncFakeClient", "FakeClient", "FakeServer"]
 
@@ -74,20 +74,12 @@ class FakeServer:
 
     def Info(self, request: vae_pb2.InfoRequest) -> vae_pb2.InfoResponse:
         """One model."""
-        info = self.info
-        assert info.preprocessing is not None
-        model = vae_pb2.ModelInfo(
-            name=info.name,
-            version=info.version,
-            image_shape=info.image_shape,
-            latent_dim=info.latent_dim,
-            likelihood=info.likelihood,
-            digest=info.digest,
-            providers=info.providers,
-            preprocessing=to_preprocessing(info.preprocessing),
+        return vae_pb2.InfoResponse(
+            models=[to_model_info(self.info)],
+            limits=vae_pb2.Limits(max_request_rows=MAX_REQUEST_ROWS),
+            server_version=__version__,
+            default_model=self.info.name,
         )
-        limits = vae_pb2.Limits(max_request_rows=MAX_REQUEST_ROWS)
-        return vae_pb2.InfoResponse(models=[model], limits=limits, server_version=__version__, default_model=info.name)
 
     def Encode(self, request: vae_pb2.EncodeRequest) -> vae_pb2.EncodeResponse:
         """The posteriors."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import Preprocessing
+from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2
 
 # Little-endian by name, so that the bytes are right on any machine.
@@ -57,6 +58,20 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
 def dtype_name(number: "vae_pb2.DType.ValueType") -> str:
     """The name of a dtype's number, or the number if it has none."""
     return vae_pb2.DType.Name(number) if number in vae_pb2.DType.values() else str(number)  # enums are open in proto3
+
+
+def to_model_info(model: ModelInfo) -> vae_pb2.ModelInfo:
+    """A model as `Info` describes it."""
+    return vae_pb2.ModelInfo(
+        name=model.name,
+        version=model.version,
+        image_shape=model.image_shape,
+        latent_dim=model.latent_dim,
+        likelihood=model.likelihood,
+        digest=model.digest,
+        providers=model.providers,
+        preprocessing=None if model.preprocessing is None else to_preprocessing(model.preprocessing),
+    )
 
 
 def to_preprocessing(preprocessing: Preprocessing) -> vae_pb2.Preprocessing:

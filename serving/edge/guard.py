@@ -106,14 +106,15 @@ class GuardedServer:
         counted = not handler.response_streaming or method.startswith(OURS)
         never = asyncio.Event()
         answer = _stream(behaviour, self._draining if counted else never) if handler.response_streaming else behaviour
-        peers = None if method.startswith(HEALTH) else self._peers
+        of_health = method.startswith(HEALTH)
+        peers = None if of_health else self._peers
 
         async def guarded(request: Any, context: Any) -> Any:
             if counted:
                 self._enter()
             hold = None
             try:
-                if self._draining.is_set() and not method.startswith(HEALTH):  # since it came by the door
+                if self._draining.is_set() and not of_health:  # since it came by the door
                     raise DrainingError()
                 if peers is not None:
                     hold = peers.enter(caller_of(context))

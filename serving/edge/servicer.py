@@ -13,9 +13,8 @@ from serving.edge.streams import IN_FLIGHT, in_order
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
-from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import dtype_name, from_tensor, to_preprocessing, to_tensor
+from vaeport.wire import dtype_name, from_tensor, to_model_info, to_tensor
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
 
@@ -30,7 +29,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def Info(self, request: vae_pb2.InfoRequest, context: object) -> vae_pb2.InfoResponse:
         models = self._core.info(request.model, request.version)
         return vae_pb2.InfoResponse(
-            models=[_model_info(model) for model in models],
+            models=[to_model_info(model) for model in models],
             limits=self._limits,
             server_version=__version__,
             default_model=self._core.default_model,
@@ -179,17 +178,4 @@ def _images(images: NDArray[np.float32], dtype: int) -> vae_pb2.Tensor:
 def _timings(timings: Timings) -> vae_pb2.Timings:
     return vae_pb2.Timings(
         queue_seconds=timings.queue_seconds, compute_seconds=timings.compute_seconds, batch_rows=timings.batch_rows
-    )
-
-
-def _model_info(model: ModelInfo) -> vae_pb2.ModelInfo:
-    return vae_pb2.ModelInfo(
-        name=model.name,
-        version=model.version,
-        image_shape=model.image_shape,
-        latent_dim=model.latent_dim,
-        likelihood=model.likelihood,
-        digest=model.digest,
-        providers=model.providers,
-        preprocessing=None if model.preprocessing is None else to_preprocessing(model.preprocessing),
     )

@@ -25,6 +25,7 @@ from serving.supervisor.messages import Order, Said
 from serving.supervisor.notify import Notifier
 from serving.supervisor.observed import HUNG, exit_cause, status_of
 from serving.supervisor.process import State, Target, WorkerProcess
+from serving.supervisor.refusals import Refusals
 from vaeport.errors import PackageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_LEAVING = 2  # times the workers that serve: how many may be leaving when a reload begins
 RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
-FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until --watch tries again what was refused; doubled each time
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,12 @@ class Generation:
     def all_are(self, state: State, count: int) -> bool:
         """Whether there are `count` workers, all of them in that state."""
         return len(self.workers) == count and all(worker.state is state for worker in self.workers)
+
+    def open(self, now: float) -> None:
+        """Those who have loaded may take calls."""
+        for worker in self.workers:
+            if worker.state is State.LOADED:
+                worker.tell(Order.SERVE, now)
 
 
 class Supervisor:
@@ -104,9 +110,7 @@ class Supervisor:
         self._status = 0
         self._reload_wanted = False
         self._unloaded: set[str] = set()  # names of models that are left out until somebody asks for them
-        self._refused: object = None  # what --watch does not try again before `_retry_at`
-        self._retry = FIRST_RETRY
-        self._retry_at = 0.0
+        self._refusals = Refusals()
         self._look_at = 0.0  # when --watch looks again
         self._patient_until = 0.0  # nobody counts as hung before
 
@@ -249,9 +253,7 @@ class Supervisor:
         generation, count = self._current, self._settings.workers
         while len(generation.workers) < count and now >= self._start_at:
             self._start_worker(generation, now)
-        for worker in generation.workers:
-            if worker.state is State.LOADED:
-                worker.tell(Order.SERVE, now)
+        generation.open(now)
         if not self._ready and generation.all_are(State.SERVING, count):
             self._ready = True
             self._announce()
@@ -311,15 +313,15 @@ class Supervisor:
         try:
             packages = self._packages()
         except (PackageError, OSError) as error:
-            if asked or self._may_try(str(error), now):
+            if asked or self._refusals.may_try(str(error), now):
                 self._refused_because(str(error), str(error), now)
             return None
         if asked:
             return packages
         if packages == self._current.packages:
-            self._refused = None
+            self._refusals.forget()
             return None
-        return packages if self._may_try(packages, now) else None
+        return packages if self._refusals.may_try(packages, now) else None
 
     def _packages(self) -> tuple[Path, ...]:
         """What is to be served now."""
@@ -334,10 +336,6 @@ class Supervisor:
         log.info("a caller asks to %s %s", said.value, model)
         self._reload_wanted = True
 
-    def _may_try(self, what: object, now: float) -> bool:
-        """Whether --watch may try something: at once what is new to it, but not again and again what was refused."""
-        return what != self._refused or now >= self._retry_at
-
     def _advance(self, following: Generation, now: float) -> None:
         """All new workers load, one after the other, so that callers notice little; then all take calls at once."""
         count = self._settings.workers
@@ -348,14 +346,13 @@ class Supervisor:
         elif following.all_are(State.SERVING, count):
             self._switch(following, now)
         else:
-            for worker in following.workers:
-                if worker.state is State.LOADED:
-                    worker.tell(Order.SERVE, now)
+            following.open(now)
 
     def _switch(self, following: Generation, now: float) -> None:
         log.info("the new workers take calls; the old ones leave, when their callers have")
         old, self._current, self._next = self._current, following, None
-        self._refused, self._crashes = None, Crashes()
+        self._refusals.forget()
+        self._crashes = Crashes()
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
         self._leaving += old.workers
@@ -377,8 +374,7 @@ class Supervisor:
         log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
         if self.metrics is not None:
             self.metrics.reloaded("failed")
-        self._retry = min(2 * self._retry, LONGEST_RETRY) if what == self._refused else FIRST_RETRY
-        self._refused, self._retry_at = what, now + self._retry  # what is being copied will be whole soon
+        self._refusals.refused(what, now)
         self._notify("READY=1", f"STATUS=reload refused: {why}")
 
     # --- signals
