@@ -2,7 +2,8 @@
 
 ours    python -m serving
 empty   its own edge (messages, guard, health), with an Encode that answers at once with a fixed message
-plain   what one writes in an afternoon: grpc.aio, a float32 tensor in, ONNX Runtime in the handler
+plain   what one writes in an afternoon: grpc.aio, a float32 tensor in, ONNX Runtime as it comes in the handler
+tuned   the same by someone who knows ONNX Runtime: threads that do not spin, and no more of them than there are cores
 """
 
 import argparse
@@ -13,14 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
+import onnxruntime
 import psutil
 from grpc import aio
+from numpy.typing import NDArray
 
 from serving.core import Core
 from serving.edge import Edge
@@ -62,11 +65,11 @@ class Server:
 
 @contextlib.contextmanager
 def running(kind: str, models: Path, core: int | None, *arguments: str) -> Iterator[Server]:
-    """Start "ours", "empty" or "plain" on a free port and a core, and end it afterwards; None is any core."""
+    """Start one of them on a free port and a core, and end it afterwards; None is any core."""
     if kind == "ours":
         command = ["-m", "serving", "--models", str(models), "--port", "0", "--device", "cpu", *arguments]
     else:
-        command = ["-m", "benchmarks.serving.servers", kind, str(models)]
+        command = ["-m", "benchmarks.serving.servers", kind, str(models), *arguments]
     with started(command, core) as server:
         yield server
 
@@ -106,16 +109,16 @@ class _Empty(VaeServicer):
         return self._response
 
 
-async def _empty(package: Package) -> None:
+async def _serve_empty(package: Package, port: int) -> None:
     info, scoring = model_info(package, choose_device("cpu")), ScoringSpec.of(package.manifest)
     served = ServedModel(info, scoring, None, None)  # type: ignore[arg-type]
     edge_server.VaeServicer = _Empty  # type: ignore[attr-defined]
-    await serve(Core([served], max_request_rows=1024))
+    await serve(Core([served], max_request_rows=1024), port)
 
 
-async def serve(core: Core) -> None:
-    """Answer on a free port until SIGTERM."""
-    address = f"127.0.0.1:{_free_port()}"
+async def serve(core: Core, port: int = 0) -> None:
+    """Answer on a port, 0 for a free one, until SIGTERM."""
+    address = f"127.0.0.1:{port or _free_port()}"
     server = Edge(core, address)
     await server.start()
     print(f"ready {address}", flush=True)
@@ -123,11 +126,26 @@ async def serve(core: Core) -> None:
     await server.stop(1.0)
 
 
-async def _plain(package: Package) -> None:
-    graph = load_graphs(package, choose_device("cpu"), usable_cores())["encoder"]
+Encoder = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
 
+
+def _as_it_comes(package: Package) -> Encoder:
+    session = onnxruntime.InferenceSession(str(package.path / "encoder.onnx"), providers=["CPUExecutionProvider"])
+
+    def encode(images: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        outputs: Sequence[NDArray[np.float32]] = session.run(None, {"image": images})
+        return outputs
+
+    return encode
+
+
+def _tuned(package: Package, threads: int) -> Encoder:
+    return load_graphs(package, choose_device("cpu"), threads)["encoder"]
+
+
+async def _serve_handler(encoder: Encoder, port: int) -> None:
     async def encode(request: vae_pb2.EncodeRequest, _: object) -> vae_pb2.EncodeResponse:
-        mean, log_var = graph(from_tensor("images", request.images).astype(np.float32, copy=False))
+        mean, log_var = encoder(from_tensor("images", request.images).astype(np.float32, copy=False))
         return vae_pb2.EncodeResponse(mean=to_tensor(mean), log_var=to_tensor(log_var))
 
     server = aio.server(options=[("grpc.max_receive_message_length", 1 << 26)])
@@ -135,7 +153,7 @@ async def _plain(package: Package) -> None:
         encode, vae_pb2.EncodeRequest.FromString, vae_pb2.EncodeResponse.SerializeToString
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(VAE_SERVICE, {"Encode": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     print(f"ready 127.0.0.1:{port}", flush=True)
     await _until_signal()
@@ -156,14 +174,38 @@ async def _until_signal() -> None:
     await stop.wait()
 
 
+@contextlib.contextmanager
+def _beside(options: argparse.Namespace) -> Iterator[None]:
+    """The other processes on the same port; they have started when this one does."""
+    command = [sys.executable, "-m", "benchmarks.serving.servers", options.kind, str(options.models)]
+    shared = [f"--port={options.port}", f"--threads={options.threads}"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(options.processes - 1):
+            other = stack.enter_context(subprocess.Popen([*command, *shared], stdout=subprocess.PIPE))
+            stack.callback(other.terminate)
+            assert other.stdout is not None
+            other.stdout.readline()
+        yield
+
+
 def main() -> None:
-    """Run one of the two that are not ours."""
+    """Run one of those that are not ours."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("empty", "plain"))
+    parser.add_argument("kind", choices=("empty", "plain", "tuned"))
     parser.add_argument("models", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="on the port")
+    parser.add_argument("--threads", type=int, default=0, help="of each that is tuned; its share of the cores")
     options = parser.parse_args()
+    options.port = options.port or _free_port()
+    options.threads = options.threads or max(1, usable_cores() // options.processes)
     package = open_package(default_package(next(options.models.iterdir())))
-    asyncio.run({"empty": _empty, "plain": _plain}[options.kind](package))
+    with _beside(options):
+        if options.kind == "empty":
+            asyncio.run(_serve_empty(package, options.port))
+        else:
+            encoder = _as_it_comes(package) if options.kind == "plain" else _tuned(package, options.threads)
+            asyncio.run(_serve_handler(encoder, options.port))
 
 
 if __name__ == "__main__":
