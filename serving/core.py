@@ -37,13 +37,14 @@ class Timings:
     batch_rows: int
 
     @classmethod
-    def of(cls, *stages: Batched) -> "Timings":
+    def of(cls, first: Batched, *others: Batched) -> "Timings":
         """The sum over the stages of a request, with the rows of the largest batch."""
-        return cls(
-            sum(stage.queue_seconds for stage in stages),
-            sum(stage.compute_seconds for stage in stages),
-            max(stage.batch_rows for stage in stages),
-        )
+        queue, compute, rows = first.queue_seconds, first.compute_seconds, first.batch_rows
+        for stage in others:
+            queue += stage.queue_seconds
+            compute += stage.compute_seconds
+            rows = max(rows, stage.batch_rows)
+        return cls(queue, compute, rows)
 
 
 @dataclass(frozen=True, slots=True)

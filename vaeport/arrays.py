@@ -28,10 +28,11 @@ def check_images(images: ArrayLike, image_shape: tuple[int, int, int]) -> NDArra
     """
     array = _as_array("images", images)
     shaped: NDArray[Any] = array.reshape(_batch_shape(array.shape, image_shape))
-    if np.issubdtype(shaped.dtype, np.floating):
-        check_range("images", shaped, 0.0, 1.0)  # before any cast, which could turn 1e300 into infinity
-    elif shaped.dtype != np.uint8:
+    if shaped.dtype == np.uint8:
+        return shaped
+    if not np.issubdtype(shaped.dtype, np.floating):
         raise InvalidInputError.of("images", expected="uint8, or float in [0, 1]", got=f"dtype {array.dtype}")
+    check_range("images", shaped, 0.0, 1.0)  # before any cast, which could turn 1e300 into infinity
     return shaped
 
 

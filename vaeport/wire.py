@@ -45,7 +45,7 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
     shape = tuple(tensor.shape)
     if len(shape) > MAX_AXES:
         raise InvalidInputError.of(f"{field}.shape", expected=f"at most {MAX_AXES} axes", got=f"{len(shape)} axes")
-    if any(axis < 1 for axis in shape):
+    if min(shape, default=1) < 1:
         raise InvalidInputError.of(f"{field}.shape", expected="at least 1 row, and no axis below 1", got=list(shape))
     size = prod(shape) * dtype.itemsize  # Python integers: no overflow
     data = tensor.data  # once: each access copies it out of the message

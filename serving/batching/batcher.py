@@ -9,6 +9,7 @@ a batch that fails (halves), and how rows become answers (delivery).
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -24,10 +25,10 @@ from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableEr
 log = logging.getLogger(__name__)
 
 Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
-ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...]]
+ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...] | None]
 
-GATHERING_SECONDS = 2e-3  # at most; docs/results/serving.md has what other values gave
-BRIEF_SECONDS = 4e-4  # waking a thread, and getting the interpreter back from it, take about as long
+GATHERING_SECONDS = 4e-3  # at most,
+QUIET_TURNS = 2  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
 SLACK = 0.1  # times the wait for others: what a deadline must leave over for a prediction that is a little too low
 BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
@@ -50,7 +51,8 @@ class Batcher:
             UnavailableError if it cannot compute any more; every other error is taken for that of some row.
         limits: of the queue and of a batch.
         turn: shared by the graphs of an engine.
-        at_once: the same as `compute` without another thread, for batches that are known to be brief.
+        at_once: the same in the loop itself, for batches that are known to be brief; None, and nothing computed, for
+            others.
         clock: seconds and timers; the running loop unless a test brings another.
         observer: is told what happens.
 
@@ -69,7 +71,7 @@ class Batcher:
         observer: Observer | None = None,
     ) -> None:
         self._compute = compute
-        self._at_once = at_once
+        self._at_once = at_once or (lambda _: None)
         self._limits = limits
         self._turn = turn or Turn()
         self._loop = asyncio.get_running_loop()
@@ -212,15 +214,17 @@ class Batcher:
     async def _gather(self) -> Reason:
         """Let the loop hand over what has arrived: it comes piece by piece, one turn of the loop after the other.
 
-        That is no delay for a caller who is alone: a turn without arrivals ends it. Under load, a batch of one row for
+        That is no delay for a caller who is alone: turns without arrivals end it. Under load, a batch of one row for
         each turn would cost each row what a batch costs.
         """
         until = self._time() + GATHERING_SECONDS
-        before = -1
-        while before < self._queue.rows < self._limits.max_batch_rows and self._time() < until:
+        quiet = 0
+        while quiet < QUIET_TURNS and self._queue.rows < self._limits.max_batch_rows and self._time() < until:
             before = self._queue.rows
+            os.sched_yield()  # to the thread that brings the calls, gRPC's, where it has no core of its own
             await asyncio.sleep(0)
-        return Reason.GATHERED if before < self._queue.rows else Reason.DRAINED
+            quiet = 0 if self._queue.rows > before else quiet + 1
+        return Reason.DRAINED if quiet == QUIET_TURNS else Reason.GATHERED
 
     async def _linger(self) -> Reason:
         """Wait for a fuller batch, while that costs nobody's deadline."""
@@ -258,10 +262,12 @@ class Batcher:
         predicted = self._cost.seconds(rows)
         self._turn.ends = started + predicted
         batch = [piece.rows for piece in pieces]
-        at_once = self._at_once if predicted <= BRIEF_SECONDS and self._cost.knows(rows) else None
         failure = ""
         try:
-            outputs = at_once(batch) if at_once else await self._compute(batch)
+            outputs = self._at_once(batch)
+            brief = outputs is not None
+            if outputs is None:
+                outputs = await self._compute(batch)
             if wrong := [len(output) for output in outputs if len(output) != rows]:
                 raise RuntimeError(f"the engine made {wrong} rows of {rows}")
         except Exception as error:
@@ -275,7 +281,7 @@ class Batcher:
         self.statistics.ran(rows, seconds)
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
-        if at_once:
+        if brief:
             await asyncio.sleep(0)  # many of them in a row must not keep the loop from signals, deadlines and callers
 
     def _report(self, run: Run) -> None:

@@ -1,13 +1,15 @@
 """One thread runs ONNX Runtime, which releases the GIL, so that the event loop goes on meanwhile.
 
-One, because batches compete for the same cores or the same GPU: two at a time would each take twice as long.
+One, because batches compete for the same cores or the same GPU: two at a time would each take twice as long. Brief
+batches are computed in the loop itself.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar, TypeVarTuple
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+BRIEF_SECONDS = 1e-3  # getting the interpreter back from a loop that is busy takes the thread about as long
+
 
 class Engine:
     """Runs batches one after the other.
@@ -35,6 +39,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._began: float | None = None
         self._ended = time.monotonic()
+        self._took: dict[tuple[Graph, int], float] = {}  # by graph and power of two of the rows
         self.lost, self.suspect = asyncio.Event(), asyncio.Event()
 
     @property
@@ -53,15 +58,24 @@ class Engine:
 
     async def run(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
         """Compute all outputs of `graph` for the concatenated pieces; uint8 pieces mean value / 255."""
-        return await self._on_thread(_compute, graph, pieces)
+        outputs, self._took[_size(graph, pieces)] = await self._on_thread(_timed, graph, pieces)
+        return outputs
 
-    def run_here(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
-        """The same in the caller's thread: for batches that take less than waking another one."""
+    def run_here(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...] | None:
+        """The same in the caller's thread, if the last batch of about that size was brief; None if it was not.
+
+        Brief is meant in processor time. By the clock, a batch on the thread waits for a core and for the interpreter,
+        and its own waiting would keep it there.
+        """
+        size = _size(graph, pieces)
+        if self._took.pop(size, math.inf) > BRIEF_SECONDS:  # what fails now is not known any more
+            return None
         try:
-            return _compute(graph, pieces)
+            outputs, self._took[size] = _timed(graph, pieces)
         except Exception:
             self.suspect.set()
             raise
+        return outputs
 
     async def run_bound(self, graph: BoundGraph | ByDtype, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
         """As `run`, for a graph with memory of its own.
@@ -96,18 +110,23 @@ class Engine:
         self._thread.shutdown()
 
 
-def _compute(graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
-    return graph(assemble(pieces))
+def _size(graph: Graph, pieces: Sequence[Rows]) -> tuple[Graph, int]:
+    """What batches have in common that cost about the same."""
+    return graph, sum([len(piece) for piece in pieces]).bit_length()
+
+
+def _timed(graph: Graph, pieces: Sequence[Rows]) -> tuple[tuple[NDArray[np.float32], ...], float]:
+    """The outputs, and the seconds of processor time that this thread took for them."""
+    began = time.thread_time()
+    outputs = graph(assemble(pieces))
+    return outputs, time.thread_time() - began
 
 
 def assemble(pieces: Sequence[Rows]) -> NDArray[np.float32]:
     """The pieces as one float32 batch, in order. A single float32 piece is not copied."""
     if len(pieces) == 1:
         return to_float(pieces[0])
-    rows = sum(len(piece) for piece in pieces)
-    batch = np.empty((rows, *pieces[0].shape[1:]), np.float32)
-    start = 0
-    for piece in pieces:
-        to_float(piece, out=batch[start : start + len(piece)])
-        start += len(piece)
-    return batch
+    if len({piece.dtype for piece in pieces}) > 1:
+        pieces = [to_float(piece) for piece in pieces]
+    batch: NDArray[Any] = np.concatenate(pieces)
+    return to_float(batch)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching import Batcher, Limits, Turn
+from serving.batching import Turn
+from serving.batching.batcher import QUIET_TURNS
 from serving.batching.delivery import Rows
 from tests.serving.batching.toys import (
     Clock,
@@ -293,49 +294,23 @@ async def test_batches_shrink_when_told_to_and_never_grow(engine: ToyEngine) -> 
     assert engine.sizes == [1, 3, 3]
 
 
-class AtOnce:
-    """The toy's arithmetic without another task, and how many rows each such batch had."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def __call__(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
-        batch = np.concatenate(pieces)
-        self.sizes.append(len(batch))
-        return batch + 1, -batch
+@pytest.mark.parametrize("turns", [1, QUIET_TURNS])
+async def test_what_arrives_turn_by_turn_is_one_batch(turns: int) -> None:
+    assert await sizes_of_arrivals(turns) == [5]
 
 
-async def test_batches_that_are_known_to_be_brief_are_computed_at_once_and_others_are_not() -> None:
-    engine, at_once = ToyEngine(Clock()), AtOnce()
-    batcher = Batcher(engine, Limits(8, 100, 10**6), at_once=at_once, clock=engine.clock)
-    await measure(batcher, engine, 2, 1e-4)
-    assert_own_rows(rows(1, 2), await batcher.submit(rows(1, 2)))
-    assert (engine.sizes, at_once.sizes) == ([2], [2])
-    assert_own_rows(rows(*range(8)), await batcher.submit(rows(*range(8))))  # larger than any that is known
-    assert (engine.sizes, at_once.sizes) == ([2, 8], [2])
-    await batcher.close()
+async def test_a_caller_is_waited_for_no_longer_than_some_quiet_turns() -> None:
+    assert await sizes_of_arrivals(QUIET_TURNS + 1) == [1] * 5
 
 
-async def test_many_brief_batches_in_a_row_leave_the_loop_its_turns() -> None:
-    engine, at_once = ToyEngine(Clock()), AtOnce()
-    batcher = Batcher(engine, Limits(1, 100, 10**6), at_once=at_once, clock=engine.clock)
-    await batcher.submit(rows(0))
-    calls = [asyncio.ensure_future(batcher.submit(rows(i))) for i in range(50)]
-    turns = 0
-    while not all(call.done() for call in calls):
-        turns += 1
-        await asyncio.sleep(0)
-    assert len(at_once.sizes) == 50
-    assert turns >= 50
-    await batcher.close()
-
-
-async def test_what_arrives_turn_by_turn_is_one_batch() -> None:
+async def sizes_of_arrivals(turns: int) -> list[int]:
+    """The batches that five single rows make, which arrive so many turns of the loop after each other."""
     engine = ToyEngine(Clock())
     async with batching(engine, max_batch_rows=8) as batcher:
         calls = []
         for i in range(5):
             calls.append(asyncio.ensure_future(batcher.submit(rows(i))))
-            await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
         await asyncio.gather(*calls)
-    assert engine.sizes == [5]
+    return engine.sizes

@@ -2,16 +2,21 @@
 
 import asyncio
 import threading
+import time
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from serving.batching import Batcher, Limits, Turn
 from serving.engine import DeviceLostError, Engine
+from serving.engine.engine import BRIEF_SECONDS
 from serving.models import batcher_of
 from tests.serving.engine.toys import OUT_OF_MEMORY, SIZES, Memory, encoder, images, same
 from vaeport.arrays import to_float
 from vaeport.errors import UnavailableError
+from vaeport.graphs import Graph
 
 LOST = RuntimeError("CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=x")
 LIMITS = Limits(max_batch_rows=SIZES[-1], max_queue_rows=100, max_queue_bytes=10**6)
@@ -88,5 +93,89 @@ async def test_a_run_that_is_out_of_memory_once_is_made_again() -> None:
     answer = await queue.submit(images(8))
     assert same(answer.outputs, encoder()(to_float(images(8))))
     assert memory.sessions == 2
+    await queue.close()
+    engine.close()
+
+
+class BusyGraph(Graph):
+    """An encoder that takes `seconds` of processor time, and `waits` without; knows the threads that it ran on."""
+
+    def __init__(self, seconds: float = 0.0, waits: float = 0.0) -> None:
+        plain = encoder()
+        super().__init__(plain.session, plain.spec)
+        self.seconds, self.waits = seconds, waits
+        self.broken = False
+        self.in_the_loop: list[bool] = []
+
+    def __call__(self, rows: NDArray[np.float32] | NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+        self.in_the_loop.append(threading.current_thread() is threading.main_thread())
+        time.sleep(self.waits)
+        until = time.thread_time() + self.seconds
+        while time.thread_time() < until:
+            pass
+        if self.broken:
+            raise ValueError("bad rows")
+        return super().__call__(rows)
+
+
+async def ran_in_the_loop(engine: Engine, graph: BusyGraph, *sizes: int) -> list[bool]:
+    """Where batches of these sizes were computed, one after the other."""
+    queue = batcher_of(graph, engine, LIMITS, Turn())
+    graph.in_the_loop.clear()
+    for size in sizes:
+        await queue.submit(images(size))
+    await queue.close()
+    return graph.in_the_loop
+
+
+async def test_batches_of_a_size_that_is_known_to_be_brief_are_computed_in_the_loop() -> None:
+    engine, graph = Engine(), BusyGraph()
+    await ran_in_the_loop(engine, graph, 2, 4)  # a first run of its size allocates
+    assert await ran_in_the_loop(engine, graph, 2, 3, 8, 2) == [True, True, False, True]
+    graph.seconds = 10 * BRIEF_SECONDS
+    assert await ran_in_the_loop(engine, graph, 2, 2, 2, 4) == [True, False, False, True]
+    engine.close()
+
+
+async def test_a_batch_that_waits_for_its_processor_is_as_brief_as_one_that_does_not() -> None:
+    engine, graph = Engine(), BusyGraph(waits=10 * BRIEF_SECONDS)
+    await ran_in_the_loop(engine, graph, 1)
+    assert await ran_in_the_loop(engine, graph, 1, 1) == [True, True]
+    engine.close()
+
+
+async def test_what_failed_in_the_loop_is_computed_on_the_thread_next_time() -> None:
+    engine, graph = Engine(), BusyGraph()
+    await ran_in_the_loop(engine, graph, 1)
+    graph.broken = True
+    with pytest.raises(ValueError, match="bad rows"):
+        await ran_in_the_loop(engine, graph, 1)
+    assert engine.suspect.is_set()
+    graph.broken = False
+    assert await ran_in_the_loop(engine, graph, 1, 1) == [False, True]
+    engine.close()
+
+
+async def test_a_canary_is_computed_on_the_thread_however_brief_it_is() -> None:
+    engine, graph = Engine(), BusyGraph()
+    await ran_in_the_loop(engine, graph, 1, 1)
+    graph.in_the_loop.clear()
+    await engine.run_alone(graph, to_float(images(1)))
+    assert graph.in_the_loop == [False]
+    engine.close()
+
+
+async def test_many_brief_batches_in_a_row_leave_the_loop_its_turns() -> None:
+    engine, graph = Engine(), BusyGraph()
+    queue = batcher_of(graph, engine, Limits(max_batch_rows=1, max_queue_rows=100, max_queue_bytes=10**6), Turn())
+    await queue.submit(images(1))
+    graph.in_the_loop.clear()
+    calls = [asyncio.ensure_future(queue.submit(images(1, seed))) for seed in range(50)]
+    turns = 0
+    while not all(call.done() for call in calls):
+        turns += 1
+        await asyncio.sleep(0)
+    assert sum(graph.in_the_loop) >= 45  # one that the machine interrupts may count as long
+    assert turns >= 50
     await queue.close()
     engine.close()
