@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 from typing import Any
 
 import numpy as np
@@ -141,3 +141,32 @@ def test_a_worker_that_fails_by_a_defect_logs_it_in_one_line(capfd: pytest.Captu
     assert process.exitcode == 1
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert "BrokenPipeError" in lines[-1]["exception"]
+
+
+FULL_COLLECTION = """
+import gc, multiprocessing, sys, threading
+from pathlib import Path
+from serving import worker
+from serving.repository import default_packages
+from serving.settings import Settings
+from serving.supervisor.messages import Order, Said
+
+def count(supervisor):
+    while supervisor.recv()[0] is not Said.SERVING:
+        pass
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+    supervisor.close()
+
+settings = Settings(models=Path(sys.argv[1]), workers=1)
+supervisor, channel = multiprocessing.Pipe()
+supervisor.send(Order.SERVE.value)
+threading.Thread(target=count, args=[supervisor], daemon=True).start()
+worker.run(settings, sys.argv[2], default_packages(settings.models), channel)
+"""
+
+
+def test_a_full_collection_looks_at_little_while_a_worker_serves(models: Path) -> None:
+    command = [sys.executable, "-c", FULL_COLLECTION, str(models), free_address()]
+    done = run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    set_aside, looked_at = map(int, done.stdout.split())
+    assert looked_at < set_aside / 10
