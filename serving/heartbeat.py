@@ -24,7 +24,7 @@ class Heartbeat:
         ready: whether to send requests here.
         reason: why not; "" if it is ready.
         busy_seconds: for how long the engine has been computing the batch that runs; None if none does.
-        idle_seconds: since the engine last came back from a batch or a canary, with whatever result.
+        idle_seconds: since the engine's thread last came back from a batch or a canary, with whatever result.
         queue_rows: rows that wait, by graph, `<model>_encoder` and `<model>_decoder`.
         calls: that are being answered.
     """

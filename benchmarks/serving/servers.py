@@ -20,7 +20,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import onnxruntime
 import psutil
 from grpc import aio
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from serving.edge import server as edge_server
 from serving.edge.server import VAE_SERVICE
 from serving.edge.servicer import VaeServicer
 from serving.models import ServedModel
-from vaeport.graphs import choose_device, load_graphs
+from vaeport.graphs import choose_device, import_onnxruntime, load_graphs
 from vaeport.machine import usable_cores
 from vaeport.model import model_info
 from vaeport.package import Package, open_package
@@ -130,7 +129,9 @@ Encoder = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
 
 
 def _as_it_comes(package: Package) -> Encoder:
-    session = onnxruntime.InferenceSession(str(package.path / "encoder.onnx"), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(
+        str(package.path / "encoder.onnx"), providers=["CPUExecutionProvider"]
+    )
 
     def encode(images: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         outputs: Sequence[NDArray[np.float32]] = session.run(None, {"image": images})
@@ -184,12 +185,14 @@ def _beside(options: argparse.Namespace) -> Iterator[None]:
             other = stack.enter_context(subprocess.Popen([*command, *shared], stdout=subprocess.PIPE))
             stack.callback(other.terminate)
             assert other.stdout is not None
-            other.stdout.readline()
+            if not other.stdout.readline().startswith(b"ready"):
+                raise RuntimeError(f"one of {options.processes} processes did not start")
         yield
 
 
 def main() -> None:
     """Run one of those that are not ours."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the loop has a handler: the others must not be left
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=("empty", "plain", "tuned"))
     parser.add_argument("models", type=Path)

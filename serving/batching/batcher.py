@@ -9,7 +9,6 @@ a batch that fails (halves), and how rows become answers (delivery).
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
 ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...] | None]
 
 GATHERING_SECONDS = 4e-3  # at most,
-QUIET_TURNS = 2  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
+QUIET_TURNS = 4  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
 SLACK = 0.1  # times the wait for others: what a deadline must leave over for a prediction that is a little too low
 BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
@@ -214,17 +213,20 @@ class Batcher:
     async def _gather(self) -> Reason:
         """Let the loop hand over what has arrived: it comes piece by piece, one turn of the loop after the other.
 
-        That is no delay for a caller who is alone: turns without arrivals end it. Under load, a batch of one row for
-        each turn would cost each row what a batch costs.
+        A caller who is alone waits for some empty turns, microseconds. Under load, a batch of one row for each turn
+        would cost each row what a batch costs.
         """
         until = self._time() + GATHERING_SECONDS
         quiet = 0
-        while quiet < QUIET_TURNS and self._queue.rows < self._limits.max_batch_rows and self._time() < until:
-            before = self._queue.rows
-            os.sched_yield()  # to the thread that brings the calls, gRPC's, where it has no core of its own
+        while quiet < QUIET_TURNS and (before := self._queue.rows) < self._limits.max_batch_rows:
+            now = self._time()
+            if now >= until:
+                return Reason.GATHERED
+            if now >= self._deadlines.earliest - self._cost.seconds(before):
+                return Reason.DEADLINE
             await asyncio.sleep(0)
             quiet = 0 if self._queue.rows > before else quiet + 1
-        return Reason.DRAINED if quiet == QUIET_TURNS else Reason.GATHERED
+        return Reason.DRAINED
 
     async def _linger(self) -> Reason:
         """Wait for a fuller batch, while that costs nobody's deadline."""

@@ -49,10 +49,6 @@ class CostModel:
         full, rest = divmod(rows, self._max_batch_rows)
         return full * self._of_batch(self._max_batch_rows) + (self._of_batch(rest) if rest else 0.0)
 
-    def knows(self, rows: int) -> bool:
-        """Whether batches of that size were measured, or larger ones."""
-        return rows <= self._largest
-
     def limit_batches(self, rows: int) -> None:
         """Batches have at most `rows` rows from now on."""
         self._max_batch_rows = rows

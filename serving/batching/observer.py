@@ -13,7 +13,7 @@ class Reason(StrEnum):
 
     FULL = "full"  # it has all the rows that it may have
     DRAINED = "drained"  # nobody else had arrived
-    GATHERED = "gathered"  # others still arrived, but the time to gather them was over
+    GATHERED = "gathered"  # the time to gather others was over, though some still arrived
     DELAY = "delay"  # the longest delay was over
     DEADLINE = "deadline"  # a longer delay would have cost a deadline
     RETRY = "retry"  # it is half of a batch that failed

@@ -65,7 +65,8 @@ class Engine:
         """The same in the caller's thread, if the last batch of about that size was brief; None if it was not.
 
         Brief is meant in processor time. By the clock, a batch on the thread waits for a core and for the interpreter,
-        and its own waiting would keep it there.
+        and its own waiting would keep it there. Of about that size is up to twice as large, so the loop stands still
+        for two BRIEF_SECONDS at most, and for as long as the core is taken away from it.
         """
         size = _size(graph, pieces)
         if self._took.pop(size, math.inf) > BRIEF_SECONDS:  # what fails now is not known any more

@@ -303,6 +303,21 @@ async def test_a_caller_is_waited_for_no_longer_than_some_quiet_turns() -> None:
     assert await sizes_of_arrivals(QUIET_TURNS + 1) == [1] * 5
 
 
+async def test_gathering_costs_nobodys_deadline() -> None:
+    engine = ToyEngine(Clock(), cost=lambda rows: 1e-3 * rows)
+    async with batching(engine, max_batch_rows=8) as batcher:
+        await measure(batcher, engine, 4, 4e-3)
+        hurried = asyncio.ensure_future(batcher.submit(rows(0), engine.clock.now + 5.5e-3))
+        others = []
+        for i in range(1, 5):
+            await asyncio.sleep(0)
+            engine.clock.advance(0.3e-3)
+            others.append(asyncio.ensure_future(batcher.submit(rows(i))))
+        assert_own_rows(rows(0), await hurried)
+        await asyncio.gather(*others)
+    assert engine.sizes[1] < 5
+
+
 async def sizes_of_arrivals(turns: int) -> list[int]:
     """The batches that five single rows make, which arrive so many turns of the loop after each other."""
     engine = ToyEngine(Clock())

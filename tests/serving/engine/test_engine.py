@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serving.batching import Batcher, Limits, Turn
+from serving.batching import Batched, Batcher, Limits, Turn
 from serving.engine import DeviceLostError, Engine
 from serving.engine.engine import BRIEF_SECONDS
 from serving.models import batcher_of
@@ -105,6 +105,7 @@ class BusyGraph(Graph):
         super().__init__(plain.session, plain.spec)
         self.seconds, self.waits = seconds, waits
         self.broken = False
+        self.guilty: NDArray[np.uint8] | None = None
         self.in_the_loop: list[bool] = []
 
     def __call__(self, rows: NDArray[np.float32] | NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
@@ -113,7 +114,8 @@ class BusyGraph(Graph):
         until = time.thread_time() + self.seconds
         while time.thread_time() < until:
             pass
-        if self.broken:
+        guilty = self.guilty is not None and any(np.array_equal(row, to_float(self.guilty)[0]) for row in rows)
+        if self.broken or guilty:
             raise ValueError("bad rows")
         return super().__call__(rows)
 
@@ -122,15 +124,17 @@ async def ran_in_the_loop(engine: Engine, graph: BusyGraph, *sizes: int) -> list
     """Where batches of these sizes were computed, one after the other."""
     queue = batcher_of(graph, engine, LIMITS, Turn())
     graph.in_the_loop.clear()
-    for size in sizes:
-        await queue.submit(images(size))
-    await queue.close()
+    try:
+        for size in sizes:
+            await queue.submit(images(size))
+    finally:
+        await queue.close()
     return graph.in_the_loop
 
 
 async def test_batches_of_a_size_that_is_known_to_be_brief_are_computed_in_the_loop() -> None:
     engine, graph = Engine(), BusyGraph()
-    await ran_in_the_loop(engine, graph, 2, 4)  # a first run of its size allocates
+    await ran_in_the_loop(engine, graph, 2, 2, 4, 4)  # a first run of its size allocates
     assert await ran_in_the_loop(engine, graph, 2, 3, 8, 2) == [True, True, False, True]
     graph.seconds = 10 * BRIEF_SECONDS
     assert await ran_in_the_loop(engine, graph, 2, 2, 2, 4) == [True, False, False, True]
@@ -139,20 +143,39 @@ async def test_batches_of_a_size_that_is_known_to_be_brief_are_computed_in_the_l
 
 async def test_a_batch_that_waits_for_its_processor_is_as_brief_as_one_that_does_not() -> None:
     engine, graph = Engine(), BusyGraph(waits=10 * BRIEF_SECONDS)
-    await ran_in_the_loop(engine, graph, 1)
+    await ran_in_the_loop(engine, graph, 1, 1)
     assert await ran_in_the_loop(engine, graph, 1, 1) == [True, True]
     engine.close()
 
 
 async def test_what_failed_in_the_loop_is_computed_on_the_thread_next_time() -> None:
     engine, graph = Engine(), BusyGraph()
-    await ran_in_the_loop(engine, graph, 1)
+    await ran_in_the_loop(engine, graph, 1, 1)
     graph.broken = True
     with pytest.raises(ValueError, match="bad rows"):
         await ran_in_the_loop(engine, graph, 1)
+    assert graph.in_the_loop == [True]
     assert engine.suspect.is_set()
     graph.broken = False
     assert await ran_in_the_loop(engine, graph, 1, 1) == [False, True]
+    engine.close()
+
+
+async def test_a_guilty_row_in_a_brief_batch_fails_its_caller_alone() -> None:
+    engine, graph = Engine(), BusyGraph()
+    queue = batcher_of(graph, engine, LIMITS, Turn())
+    for size in (1, 1, 2, 2, 4, 4):
+        await queue.submit(images(size))
+    graph.in_the_loop.clear()
+    graph.guilty = images(1, seed=2)
+    callers = [images(1, seed) for seed in range(4)]
+    answers = await asyncio.gather(*(queue.submit(rows) for rows in callers), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Batched, Batched, ValueError, Batched]
+    for rows, answer in zip(callers, answers, strict=True):
+        assert not isinstance(answer, Batched) or same(answer.outputs, encoder()(to_float(rows)))
+    assert graph.in_the_loop[0]
+    assert not all(graph.in_the_loop)  # the halves of what failed are of sizes that were brief, or failed themselves
+    await queue.close()
     engine.close()
 
 
@@ -168,6 +191,7 @@ async def test_a_canary_is_computed_on_the_thread_however_brief_it_is() -> None:
 async def test_many_brief_batches_in_a_row_leave_the_loop_its_turns() -> None:
     engine, graph = Engine(), BusyGraph()
     queue = batcher_of(graph, engine, Limits(max_batch_rows=1, max_queue_rows=100, max_queue_bytes=10**6), Turn())
+    await queue.submit(images(1))
     await queue.submit(images(1))
     graph.in_the_loop.clear()
     calls = [asyncio.ensure_future(queue.submit(images(1, seed))) for seed in range(50)]
