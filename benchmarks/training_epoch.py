@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROUNDS = 3
-EPOCHS = 3  # a round; denormal numbers slow a loop down from the second or third epoch on
+EPOCHS = 3  # a round
 LONG_EPOCHS = 10
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
