@@ -12,7 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -26,6 +26,7 @@ from benchmarks.serving.reference import reference_models
 from serving.engine import BoundGraph, ByDtype, Engine, bucket_sizes
 from serving.models import LoadedModel, load_models
 from serving.repository import default_packages
+from vaeport.arrays import to_float
 from vaeport.graphs import CudaOptions, Device, choose_device
 from vaeport.prior import Draw
 
@@ -92,8 +93,8 @@ def main() -> None:
     parser.add_argument("--cuda-graphs", action="store_true")
     options = parser.parse_args()
     print(describe_machine())
-    chosen = choose_device(options.device)
-    device = Device(chosen.provider, chosen.reason, CudaOptions(tf32=options.tf32, graphs=options.cuda_graphs))
+    cuda = CudaOptions(tf32=options.tf32, graphs=options.cuda_graphs)
+    device = replace(choose_device(options.device), cuda=cuda)
     limits = Limits.of(options.device)
     name = torch.cuda.get_device_name() if options.device == "cuda" else "the CPU"
     print(
@@ -115,7 +116,7 @@ def measure(models: Path, device: Device, limits: Limits) -> None:
     assert isinstance(encoder, ByDtype)
     assert isinstance(decoder, BoundGraph)
     pixels = np.random.default_rng(0).integers(0, 256, (SIZES[-1], *model.package.manifest.model.image_shape), np.uint8)
-    floats = pixels.astype(np.float32) / np.float32(255)
+    floats = to_float(pixels)
     latent_dim = model.package.manifest.model.latent_dim
     works: dict[str, tuple[str, BoundGraph, Callable[[int], object]]] = {
         "encode, float32": ("encoder", encoder.floats, lambda rows: encoder.floats(floats[:rows])),

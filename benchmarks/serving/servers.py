@@ -30,7 +30,7 @@ from serving.edge import server as edge_server
 from serving.edge.server import VAE_SERVICE
 from serving.edge.servicer import VaeServicer
 from serving.models import ServedModel
-from vaeport.graphs import choose_device, import_onnxruntime, load_graphs
+from vaeport.graphs import CPU_PROVIDER, choose_device, import_onnxruntime, load_graphs
 from vaeport.machine import usable_cores
 from vaeport.model import model_info
 from vaeport.package import Package, open_package
@@ -129,9 +129,7 @@ Encoder = Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]]
 
 
 def _as_it_comes(package: Package) -> Encoder:
-    session = import_onnxruntime().InferenceSession(
-        str(package.path / "encoder.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = import_onnxruntime().InferenceSession(str(package.path / "encoder.onnx"), providers=[CPU_PROVIDER])
 
     def encode(images: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
         outputs: Sequence[NDArray[np.float32]] = session.run(None, {"image": images})
