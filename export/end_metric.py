@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.inputs import SEED, Rows
 from export.ladder import Subject
-from export.limits import LAMBDA, UNIT, Doubles
+from export.limits import FLOAT32, LAMBDA, UNIT, Doubles, Rounding
 from export.parity import Report, compare
 from export.runtimes import Runtime
 from export.truth import DoubleGraph
@@ -31,12 +31,14 @@ def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Row
         name: of these images.
     """
     epsilon = _epsilon(images, model)
-    truth, limit = _truth(encoder, decoder, model, images, epsilon)
+    roundings = {runtime.float32 for runtime in encoder.runtimes}
+    truths = {rounding: _truth(encoder, decoder, model, images, epsilon, rounding) for rounding in roundings}
     graph = encoder.name.replace(encoder.role, "both")
     report = Report()
     decoders = {runtime.name: runtime for runtime in decoder.runtimes}
     for runtime in encoder.runtimes:
         found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
+        truth, limit = truths[runtime.float32]
         where = {"rung": "P6", "graph": graph, "runtime": runtime.name, "input": name, "batch": len(images)}
         report.add(compare(where, ["elbo"], [found], [truth], [limit]))
     return report
@@ -73,14 +75,14 @@ def _in_runtime(encoder: Runtime, decoder: Runtime, model: ModelSpec, images: Ro
 
 
 def _truth(
-    encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, epsilon: Doubles
+    encoder: Subject, decoder: Subject, model: ModelSpec, images: Rows, epsilon: Doubles, float32: Rounding = FLOAT32
 ) -> tuple[Doubles, Doubles]:
-    """The ELBO in float64, and the limit of float32: to first order, the deviations of all it is computed from."""
-    posterior = DoubleGraph(encoder.proto).judge(images)
+    """The ELBO in float64, and the limit of a runtime: to first order, the deviations of all it is computed from."""
+    posterior = DoubleGraph(encoder.proto, float32).judge(images)
     (mean, log_var), (s_mean, s_log_var) = posterior.truth, posterior.deviation
     latents = _latents(mean, log_var, epsilon)
     s_latents = np.sqrt(s_mean**2 + ((latents - mean) / 2 * s_log_var) ** 2 + (UNIT * latents) ** 2)
-    decoded = DoubleGraph(decoder.proto).judge(latents, s_latents)
+    decoded = DoubleGraph(decoder.proto, float32).judge(latents, s_latents)
     x, parameters, s_parameters = _flat([images, decoded.truth[1], decoded.deviation[1]])
     slope = _slope(model, x, parameters)
     # One latent moves all pixels, so their errors are not independent: absolute values, not squares.

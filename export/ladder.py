@@ -9,7 +9,7 @@ P5  every node computes where it should
 P6  the ELBO of an image             export.end_metric
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.inputs import EXTREME, SEED, AnyRows, Rows, batches_of, inputs_for, search
+from export.limits import FLOAT32, Rounding
 from export.parity import Fact, NotRun, Report, compare
 from export.runtimes import ONNXRUNTIME_CPU, Runtime
 from export.structure import structure
@@ -85,10 +86,11 @@ def climb(subject: Subject, real: Rows | None) -> Report:
     if report.failed:
         return report
     report.facts += placement(subject)
-    graph = DoubleGraph(subject.proto)
+    roundings = {FLOAT32, *(runtime.float32 for runtime in subject.runtimes)}
+    graphs = {rounding: DoubleGraph(subject.proto, rounding) for rounding in roundings}
     for name, rows in inputs_for(subject.role, subject.row_shape, real).items():
-        report.add(_on_input(subject, name, subject.entering(rows), graph))
-    report.add(_on_input(subject, "worst", worst_rows(subject, graph), graph))
+        report.add(_on_input(subject, name, subject.entering(rows), graphs))
+    report.add(_on_input(subject, "worst", worst_rows(subject, graphs[FLOAT32]), graphs))
     return report
 
 
@@ -121,15 +123,16 @@ def worst_rows(subject: Subject, graph: DoubleGraph) -> AnyRows:
     return subject.entering(search(np.ascontiguousarray(start), badness, low, high))
 
 
-def _on_input(subject: Subject, name: str, rows: AnyRows, graph: DoubleGraph) -> Report:
+def _on_input(subject: Subject, name: str, rows: AnyRows, graphs: Mapping[Rounding, DoubleGraph]) -> Report:
     """P1 to P4 on one kind of input."""
     report = Report()
-    judgement = graph.judge(rows)
+    judgements = {rounding: graph.judge(rows) for rounding, graph in graphs.items()}
     if subject.module is not None:
         truth = torch_in_double(subject.module, rows)
-        report.add(_agreement(subject, name, judgement, truth))
-        judgement = Judgement(truth, judgement.deviation)
+        report.add(_agreement(subject, name, judgements[FLOAT32], truth))
+        judgements = {rounding: Judgement(truth, one.deviation) for rounding, one in judgements.items()}
     for runtime in subject.runtimes:
+        judgement = judgements[runtime.float32]
         for chosen in batches_of(len(rows), BATCHES).values():
             report.add(_one_run(subject, runtime, RUNG_OF_INPUT[name], name, rows[chosen], judgement.take(chosen)))
         report.add(_independence(subject, runtime, name, rows, judgement))

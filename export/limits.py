@@ -7,11 +7,12 @@ probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019, theorem 3
 before pass the weights, and add up in squares under the same model.
 So every element carries a deviation s, in units of its value,
 
-    y = W x + b     s_y^2 = W^2 s_x^2 + ((n + 1) u^2) (|W||x| + |b|)^2
+    y = W x + b     s_y^2 = W^2 s_x^2 + (n + 1) u^2 (|W||x| + |b|)^2
     y = f(x)        s_y^2 = s_x^2 + (FUNCTION_UNITS u max(1, |y|))^2      for f with |f'| <= 1
 
 and may be off by LAMBDA s_y. Rounding to an integer makes of it a whole step, where an edge between two integers is
-within LAMBDA s_x, and nothing elsewhere. docs/proof.md has the derivation and what it catches.
+within LAMBDA s_x, and nothing elsewhere. docs/proof.md has the derivation and what it catches, and that of TF32, which
+cuts the factors of products to 11 bits.
 """
 
 import math
@@ -37,22 +38,33 @@ Values = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Of a floating-point format: the unit roundoff, and the absolute error where numbers are too small for it."""
+    """Of a floating-point format.
+
+    Attributes:
+        unit: the unit roundoff.
+        tiny: the absolute error where numbers are too small for it.
+        factors: what the two factors of a product may lose before they are multiplied, as `unit`.
+    """
 
     unit: float
     tiny: float
+    factors: float = 0.0
 
 
 FLOAT32 = Rounding(UNIT, 2.0**-126)  # the smallest normal number: runtimes may flush what is below it to zero
 FLOAT16 = Rounding(2.0**-11, 2.0**-24)  # the spacing of the subnormal numbers, which nobody flushes
+# 10 bits after the point, cut off or rounded: tensor cores ignore the others, kernels may round before (Fasi, Higham,
+# Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7, 2021, e330).
+TF32 = Rounding(FLOAT32.unit, FLOAT32.tiny, factors=2.0**-10)
 ROUNDINGS: dict[int, Rounding] = {onnx.TensorProto.FLOAT: FLOAT32, onnx.TensorProto.FLOAT16: FLOAT16}
 
 
-def roundings(proto: onnx.ModelProto) -> dict[str, Rounding]:
-    """How each floating-point tensor of a graph is rounded, by name."""
+def roundings(proto: onnx.ModelProto, float32: Rounding = FLOAT32) -> dict[str, Rounding]:
+    """How each floating-point tensor of a graph is rounded, by name, if those of 32 bits are rounded as `float32`."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-    return {name: ROUNDINGS[dtype] for name, dtype in types.items() if dtype in ROUNDINGS}
+    known = {**ROUNDINGS, onnx.TensorProto.FLOAT: float32}
+    return {name: known[dtype] for name, dtype in types.items() if dtype in known}
 
 
 def deviations(
@@ -97,7 +109,12 @@ def _linear(terms: Callable[[Shape, Shape], int]) -> Callable[..., Doubles]:
             passed = passed + run_node(node, x**2, s_weight**2, *(s**2 for s in s_bias))
         # Products and sums are float32's, also of float16 numbers: the result alone is rounded to that.
         own = (terms(x.shape, weight.shape) + len(bias)) * (FLOAT32.unit * scale + FLOAT32.tiny) ** 2
-        if rounding is not FLOAT32:
+        if rounding.factors:
+            nothing = [np.zeros_like(b) for b in bias]
+            scattered = 2 * run_node(node, x**2, weight**2, *nothing)  # each of both factors on its own
+            common = run_node(node, x, weight, *nothing) ** 2  # what is cut off always has the sign of its factor
+            own = own + rounding.factors**2 * (scattered + common)
+        if rounding is FLOAT16:
             own = own + (rounding.unit * np.abs(values[node.output[0]]) + rounding.tiny) ** 2
             apart = run_node(node, np.zeros_like(x), weight, *(np.abs(b) for b in bias))  # the bias alone
             own = own + (rounding.unit * apart) ** 2  # some kernels add it to a sum that is rounded already

@@ -23,7 +23,7 @@ from export.pictures import write_pictures
 from export.precisions import measure, receipt, require, require_devices
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
-from export.variants import TARGETS, module_of, variants
+from export.variants import module_of, variants
 from training.evaluate import SETTINGS, data_of, setting_of
 from training.likelihood import Gaussian
 from training.model import VAE
@@ -152,7 +152,7 @@ def _subject(staged: Path, name: str, proto: onnx.ModelProto, role: Role, script
     path.write_bytes(proto.SerializeToString(deterministic=True))
     data = path.read_bytes()
     spec = graph_spec(path.name, proto)
-    runtimes, not_run = onnx_runtimes(path, data, spec, cuda=TARGETS.get(precision_of(name)) != "cpu")
+    runtimes, not_run = onnx_runtimes(path, data, spec, precision_of(name))
     if name == role.name:
         runtimes.insert(0, pytorch(role.module))
     scripted, not_scripted = torchscript(script) if script else ([], [])

@@ -16,9 +16,8 @@ from export.end_metric import exact_elbo
 from export.errors import ExportError
 from export.inputs import Rows, random_images, random_latents
 from export.ladder import Subject
-from export.runtimes import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, cuda_device
+from export.runtimes import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, TARGETS, cuda_device
 from export.truth import DoubleGraph
-from export.variants import TARGETS
 from vaeport.manifest import ModelSpec, PrecisionSpec
 from vaeport.package import FP32, PRECISIONS, graph_name
 

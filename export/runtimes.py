@@ -3,28 +3,33 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from export.inputs import AnyRows
+from export.limits import FLOAT32, TF32, Rounding
 from export.parity import NotRun
 from export.truth import run_torch
 from vaeport.errors import DeviceError
-from vaeport.graphs import CPU_PROVIDER, CUDA_PROVIDER, Device, choose_device, load_graph
+from vaeport.graphs import CudaOptions, Device, choose_device, load_graph
 from vaeport.manifest import GraphSpec
+from vaeport.package import FP32
 
 if TYPE_CHECKING:
     import torch
 
 ONNXRUNTIME_CPU = "onnxruntime cpu"
 ONNXRUNTIME_CUDA = "onnxruntime cuda"
+ONNXRUNTIME_TF32 = "onnxruntime cuda tf32"
 PYTORCH = "pytorch cpu"
 TORCHSCRIPT = "torchscript cpu"
 TORCHSCRIPT_CUDA = "torchscript cuda"
+
+TARGETS: dict[str, Literal["cpu", "cuda"]] = {"fp16": "cuda", "int8": "cpu"}  # what is not here is for both
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,13 @@ class Runtime:
         name: as in parity.json.
         run: rows [rows, ...] -> all outputs.
         placement: for ONNX Runtime, the provider it should compute with and the nodes each one got.
+        float32: how it rounds numbers of 32 bits.
     """
 
     name: str
     run: Callable[[AnyRows], tuple[NDArray[Any], ...]]
     placement: tuple[str, dict[str, int]] | None = None
+    float32: Rounding = FLOAT32
 
 
 def cuda_device() -> Device | None:
@@ -49,20 +56,27 @@ def cuda_device() -> Device | None:
     return None
 
 
-def onnx_runtimes(path: Path, data: bytes, spec: GraphSpec, *, cuda: bool = True) -> tuple[list[Runtime], list[NotRun]]:
-    """ONNX Runtime on the CPU, and on a GPU if there is one and the graph is for it."""
-    runtimes = [_onnx_runtime(ONNXRUNTIME_CPU, CPU_PROVIDER, choose_device("cpu"), path, data, spec)]
-    if not cuda:
+def onnx_runtimes(path: Path, data: bytes, spec: GraphSpec, precision: str) -> tuple[list[Runtime], list[NotRun]]:
+    """ONNX Runtime on the CPU, and on a GPU if there is one and graphs of this precision are for it.
+
+    There float32 graphs run in TF32 as well: `--tf32` of the server offers it.
+    """
+    runtimes = [_onnx_runtime(ONNXRUNTIME_CPU, choose_device("cpu"), path, data, spec)]
+    if TARGETS.get(precision) == "cpu":
         return runtimes, []
+    names = [ONNXRUNTIME_CUDA, ONNXRUNTIME_TF32] if precision == FP32 else [ONNXRUNTIME_CUDA]
     device = cuda_device()
     if device is None:
-        return runtimes, [NotRun(ONNXRUNTIME_CUDA, "no GPU")]
-    return [*runtimes, _onnx_runtime(ONNXRUNTIME_CUDA, CUDA_PROVIDER, device, path, data, spec)], []
+        return runtimes, [NotRun(name, "no GPU") for name in names]
+    for name in names:
+        cuda = CudaOptions(tf32=name == ONNXRUNTIME_TF32)
+        runtimes.append(_onnx_runtime(name, replace(device, cuda=cuda), path, data, spec))
+    return runtimes, []
 
 
-def _onnx_runtime(name: str, provider: str, device: Device, path: Path, data: bytes, spec: GraphSpec) -> Runtime:
+def _onnx_runtime(name: str, device: Device, path: Path, data: bytes, spec: GraphSpec) -> Runtime:
     graph = load_graph(path, data, spec, device, threads=1)
-    return Runtime(name, graph, (provider, graph.placement))
+    return Runtime(name, graph, (device.provider, graph.placement), TF32 if device.cuda.tf32 else FLOAT32)
 
 
 def pytorch(module: "torch.nn.Module") -> Runtime:

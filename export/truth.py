@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from export.evaluator import evaluator
-from export.limits import LAMBDA, ROUNDINGS, Doubles, deviations, roundings
+from export.limits import FLOAT32, LAMBDA, ROUNDINGS, Doubles, Rounding, deviations, roundings
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +46,10 @@ class Judgement:
 
 
 class DoubleGraph:
-    """An exported graph in float64."""
+    """An exported graph in float64, and how far one is from it whose numbers of 32 bits are rounded as `float32`."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._rounded = roundings(proto)
+    def __init__(self, proto: onnx.ModelProto, float32: Rounding = FLOAT32) -> None:
+        self._rounded = roundings(proto, float32)
         self._proto = in_double(proto)
         self._evaluator = evaluator(self._proto)
         self._constants = {i.name: numpy_helper.to_array(i) for i in self._proto.graph.initializer}

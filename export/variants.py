@@ -10,7 +10,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from export.inputs import Rows
 from vaeport.package import BATCH_AXIS, ROLES, graph_name, has_bytes, precision_of, role_of
 
-TARGETS: dict[str, Literal["cpu", "cuda"]] = {"fp16": "cuda", "int8": "cpu"}
 CALIBRATION_BATCH = 64
 LINEAR = ["Conv", "ConvTranspose", "Gemm", "MatMul"]  # what int8 computes; the rest is a fraction of the time
 

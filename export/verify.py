@@ -91,8 +91,7 @@ def _subject(package: Package, name: str, module: "torch.nn.Module | None", run_
     spec = package.manifest.graphs[name]
     path = package.path / spec.path
     data = path.read_bytes()
-    precision = package.manifest.precisions.get(precision_of(name))
-    runtimes, not_run = onnx_runtimes(path, data, spec, cuda=precision is None or precision.target == "cuda")
+    runtimes, not_run = onnx_runtimes(path, data, spec, precision_of(name))
     if name == role_of(name):
         scripted, not_scripted = _scripted(package, name, module is not None and run_torchscript)
         runtimes, not_run = [*runtimes, *scripted], [*not_run, *not_scripted]

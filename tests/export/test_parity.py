@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from export import parity
 from export.end_metric import elbo, end_metric
 from export.errors import ParityError
 from export.graphs import graph_spec, roles, to_onnx
 from export.ladder import BATCHES, Subject, climb
+from export.limits import FLOAT32, TF32, Rounding
 from export.runtimes import Runtime, onnx_runtimes, pytorch
 from training import VAE
 from training.likelihood import Bernoulli, Gaussian
+from training.networks import NETWORKS, NetworkSpec
 from training.objective import kl_divergence
+from vaeport.graphs import choose_device
 from vaeport.manifest import ModelSpec
+from vaeport.package import FP32
 
 Break = Callable[[onnx.ModelProto], object]
 Outputs = tuple[NDArray[np.float32], ...]
@@ -33,8 +40,13 @@ REAL = {"encoder": IMAGES, "decoder": np.random.default_rng(2).standard_normal((
 
 def subject_of(role: Any, proto: onnx.ModelProto) -> Subject:
     spec, data = graph_spec(f"{role.name}.onnx", proto), proto.SerializeToString()
-    runtimes, not_run = onnx_runtimes(Path(spec.path), data, spec)
+    runtimes, not_run = onnx_runtimes(Path(spec.path), data, spec, FP32)
     return Subject(role.name, proto, spec, role.module, [pytorch(role.module), *runtimes], not_run)
+
+
+def in_float32(subject: Subject) -> Subject:
+    """Without the runtimes of a GPU that are coarser."""
+    return replace(subject, runtimes=[runtime for runtime in subject.runtimes if runtime.float32 is FLOAT32])
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +124,25 @@ def test_a_right_graph_passes_every_rung(report: parity.Report) -> None:
 
 def test_cuda_has_rows_or_a_row_that_says_why_not(report: parity.Report) -> None:
     rows = {check.runtime for check in report.checks} | {row.runtime for row in report.not_run}
-    assert "onnxruntime cuda" in rows
+    assert {"onnxruntime cuda", "onnxruntime cuda tf32"} <= rows
+
+
+def test_on_a_gpu_float32_runs_in_tf32_as_well_and_other_precisions_do_not(
+    made: dict[str, tuple[Any, onnx.ModelProto]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, proto = made["encoder"]
+    spec, data = graph_spec("encoder.onnx", proto), proto.SerializeToString()
+    monkeypatch.setattr("export.runtimes.cuda_device", lambda: choose_device("cpu"))  # what can be had everywhere
+
+    def found(precision: str) -> list[tuple[str, Rounding]]:
+        runtimes, not_run = onnx_runtimes(Path(spec.path), data, spec, precision)
+        assert not_run == []
+        return [(runtime.name, runtime.float32) for runtime in runtimes]
+
+    cpu, cuda = ("onnxruntime cpu", FLOAT32), ("onnxruntime cuda", FLOAT32)
+    assert found("fp32") == [cpu, cuda, ("onnxruntime cuda tf32", TF32)]
+    assert found("fp16") == [cpu, cuda]
+    assert found("int8") == [cpu]
 
 
 @pytest.mark.parametrize("role_name", ["encoder", "decoder"])
@@ -145,6 +175,31 @@ def tf32(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.
         return run(np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32))
 
     return short
+
+
+class Coarse(TorchFunctionMode):
+    """PyTorch whose products lose all but `bits` of both factors, as tensor cores do it."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (functional.linear, functional.conv2d, functional.conv_transpose2d):
+            args = (self.cut(args[0]), self.cut(args[1]), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+    def cut(self, factor: torch.Tensor) -> torch.Tensor:
+        mantissa, exponent = torch.frexp(factor)
+        return torch.ldexp(torch.trunc(mantissa * 2 ** (self.bits + 1)) / 2 ** (self.bits + 1), exponent)
+
+
+def coarse(name: str, module: torch.nn.Module, bits: int, float32: Rounding) -> Runtime:
+    def run(rows: NDArray[np.float32]) -> Outputs:
+        with torch.inference_mode(), Coarse(bits):
+            return tuple(output.numpy() for output in module(torch.from_numpy(rows)))
+
+    return Runtime(name, run, float32=float32)
 
 
 def leak(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:
@@ -181,6 +236,33 @@ def test_a_wrong_runtime_is_caught_by_its_rung(
     found = climb(Subject("encoder", proto, subject.spec, role.module, [*subject.runtimes, bad]), REAL["encoder"])
     assert rung in {row.rung for row in found.failed}
     assert {row.runtime for row in found.failed} == {"wrong"}
+
+
+@pytest.mark.parametrize(("family", "hidden_dims"), [("mlp", (16, 16)), ("conv", (4, 8))])
+def test_tf32_has_limits_of_its_own_from_the_first_layer_to_the_elbo(family: str, hidden_dims: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    shape = (1, 8, 8)
+    networks = NETWORKS[family](NetworkSpec(shape, 8, hidden_dims, "relu"))
+    images = np.random.default_rng(1).random((5, *shape), np.float32)
+    found = parity.Report()
+
+    def subject(role: Any) -> Subject:
+        imitated = [
+            coarse("tf32", role.module, 10, TF32),
+            coarse("tf32 as float32", role.module, 10, FLOAT32),
+            coarse("less than tf32", role.module, 5, TF32),
+        ]
+        right = in_float32(subject_of(role, to_onnx(role)))
+        made = replace(right, runtimes=[*right.runtimes, *imitated])
+        found.add(climb(made, images if role.name == "encoder" else REAL["decoder"]))
+        return made
+
+    encoder, decoder = (subject(role) for role in roles(VAE(64, latent_dim=8, networks=networks).eval(), shape))
+    found.add(end_metric(encoder, decoder, replace(SPECS["bernoulli"], image_shape=shape), images))
+    assert {check.rung for check in found.checks if check.runtime == "tf32"} == {"P2", "P3", "P4", "P6"}
+    assert {row.runtime for row in found.failed} == {"tf32 as float32", "less than tf32"}
+    for wrong in ("tf32 as float32", "less than tf32"):
+        assert {"P2", "P3"} <= {row.rung for row in found.failed if row.runtime == wrong}
 
 
 def test_a_node_on_another_provider_is_caught(made: dict[str, tuple[Any, onnx.ModelProto]]) -> None:
@@ -228,7 +310,8 @@ def test_the_elbo_is_that_of_training(likelihood: str) -> None:
 def test_the_elbo_agrees_in_every_runtime_and_a_decoder_that_is_off_is_caught(likelihood: str) -> None:
     torch.manual_seed(0)
     kind = Bernoulli() if likelihood == "bernoulli" else Gaussian("fixed", 0.3)
-    encoder, decoder = (subject_of(role, to_onnx(role)) for role in roles(VAE(16, 8, 8, likelihood=kind).eval(), SHAPE))
+    model = VAE(16, 8, 8, likelihood=kind).eval()
+    encoder, decoder = (in_float32(subject_of(role, to_onnx(role))) for role in roles(model, SHAPE))
     right = end_metric(encoder, decoder, SPECS[likelihood], IMAGES)
     assert {check.rung for check in right.checks} == {"P6"}
     assert right.failed == []

@@ -60,7 +60,7 @@ def subjects() -> dict[str, Subject]:
 
 def subject_of(name: str, proto: onnx.ModelProto, module: torch.nn.Module | None) -> Subject:
     spec = graph_spec(f"{name}.onnx", proto)
-    runtimes, not_run = onnx_runtimes(Path(spec.path), proto.SerializeToString(), spec, cuda="int8" not in name)
+    runtimes, not_run = onnx_runtimes(Path(spec.path), proto.SerializeToString(), spec, precision_of(name))
     return Subject(name, proto, spec, module, runtimes, not_run)
 
 
