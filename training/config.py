@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,9 +122,15 @@ class Config:
     lr: float = 1e-3
     """Learning rate of Adam."""
 
-    lr_schedule: Literal["constant", "cosine", "iwae"] = "constant"
-    """Over the run: as it is; down to 0 along half a cosine; or in eight stages, each three times as long as the one
-    before and 10^(1/7) times slower."""
+    lr_schedule: Literal["constant", "cosine", "iwae", "steps"] = "constant"
+    """Over the run: as it is; down to 0 along half a cosine; in eight stages, each three times as long as the one
+    before and 10^(1/7) times slower; or times --lr-decay after each of --lr-milestones."""
+
+    lr_milestones: tuple[int, ...] = ()
+    """Epochs after which --lr-schedule steps lowers the rate, in rising order."""
+
+    lr_decay: float = 0.1
+    """What --lr-schedule steps multiplies the rate with, each time."""
 
     adam_epsilon: float = 1e-8
     """Added to the root of Adam's second moment."""
@@ -170,6 +177,8 @@ class Config:
             ("hidden_dims", mlp, "on --network linear"),
             ("activation", mlp, "on --network linear"),
             ("gamma", self.capacity is not None, "without --capacity"),
+            ("lr_milestones", self.lr_schedule == "steps", "without --lr-schedule steps"),
+            ("lr_decay", self.lr_schedule == "steps", "without --lr-schedule steps"),
             ("crop", self.image_size is not None, "without --image-size"),
             ("test_fraction", not self.test_data, "beside --test-data"),
             ("init", self.init_from is None, "beside --init-from"),
@@ -182,7 +191,7 @@ class Config:
 
     def schedule_spans_run(self) -> str | None:
         """The flag whose schedule depends on the number of epochs, so that a resumed run cannot change it."""
-        if self.lr_schedule != "constant":
+        if self.lr_schedule in ("cosine", "iwae"):
             return "--lr-schedule"
         return "--cycles" if self.cycles else None
 
@@ -210,6 +219,12 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise ConfigError(f"{flag(name)}: expected 0 or a positive number, got {value}")
+        if not 0 < self.lr_decay <= 1:
+            raise ConfigError(f"--lr-decay: expected a number above 0 and at most 1, got {self.lr_decay}")
+        rising = all(before < after for before, after in pairwise((0, *self.lr_milestones)))
+        if not rising or (self.lr_schedule == "steps" and not self.lr_milestones):
+            got = list(self.lr_milestones) or "nothing"
+            raise ConfigError(f"--lr-milestones: expected epochs from 1 in rising order, got {got}")
         if self.likelihood == "gaussian" and self.sigma < MIN_SIGMA:
             raise ConfigError(f"--sigma: expected at least {MIN_SIGMA}, half a grey level of 255, got {self.sigma}")
         for name in ("seed", "split_seed"):
@@ -288,7 +303,7 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
     """
     check_names(values, where)
     paths = {name: Path(values[name]) for name in ("run", "init_from") if values.get(name) is not None}
-    tuples = {"hidden_dims": tuple(values["hidden_dims"])} if "hidden_dims" in values else {}
+    tuples: dict[str, Any] = {name: tuple(values[name]) for name in ("hidden_dims", "lr_milestones") if name in values}
     return Config(**{**values, **paths, **tuples})
 
 

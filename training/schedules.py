@@ -38,6 +38,11 @@ def learning_rate(kind: Literal["constant", "cosine", "iwae"], step: int, steps:
     return 1.0
 
 
+def stepped(step: int, milestones: Sequence[int], decay: float) -> float:
+    """The factor of a learning rate that is multiplied with `decay` at each of the steps `milestones`."""
+    return float(decay ** sum(step >= milestone for milestone in milestones))
+
+
 class Rates(NamedTuple):
     """What the schedules say about one step; tensors where a captured graph reads them."""
 
@@ -68,10 +73,17 @@ class Plan:
         config = self.config
         rise = cyclical(step, self.steps, config.cycles) if config.cycles else ramp(step, self.warmup)
         return Rates(
-            lr=config.lr * learning_rate(config.lr_schedule, step, self.steps),
+            lr=config.lr * self._learning_rate(step),
             beta=0.0 if config.autoencoder else config.beta * (rise if config.capacity is None else 1.0),
             capacity=None if config.capacity is None else config.capacity * rise,
         )
+
+    def _learning_rate(self, step: int) -> float:
+        config = self.config
+        if config.lr_schedule == "steps":
+            milestones = [epoch * self.steps_per_epoch for epoch in config.lr_milestones]
+            return stepped(step, milestones, config.lr_decay)
+        return learning_rate(config.lr_schedule, step, self.steps)
 
     def judged(self, rows: Sequence[Metrics]) -> Sequence[Metrics]:
         """The epochs that one is chosen from: those after the warm-up, which minimised all the same; before, all."""

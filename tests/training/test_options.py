@@ -82,6 +82,11 @@ CHANGES_ANOTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "sigma": ({"likelihood": "gaussian", "sigma": 0.5}, {"likelihood": "gaussian"}),
     "gamma": ({"capacity": 3.0, "gamma": 5.0}, {"capacity": 3.0}),
+    "lr_milestones": ({"lr_schedule": "steps", "lr_milestones": (1,)}, {}),
+    "lr_decay": (
+        {"lr_schedule": "steps", "lr_milestones": (1,), "lr_decay": 0.5},
+        {"lr_schedule": "steps", "lr_milestones": (1,)},
+    ),
 }
 # Options with a test of their own below, or in the file named.
 ELSEWHERE = {
@@ -250,6 +255,11 @@ def test_a_learned_sigma_moves_a_fixed_one_stays_and_the_analytic_one_is_that_of
         ({"autoencoder": True, "free_bits": 1.0}, "--autoencoder has no KL term"),
         ({"likelihood": "gaussian", "binarization": "dynamic"}, "binary pixels are not Gaussian"),
         ({"precision": "tf32"}, "--precision tf32 is of CUDA"),
+        ({"lr_schedule": "steps"}, "--lr-milestones: expected epochs from 1 in rising order, got nothing"),
+        ({"lr_milestones": (0, 2)}, r"--lr-milestones: expected epochs from 1 in rising order, got \[0, 2\]"),
+        ({"lr_milestones": (2, 2)}, "--lr-milestones: expected epochs from 1 in rising order"),
+        ({"lr_decay": 0.0}, "--lr-decay: expected a number above 0 and at most 1, got 0.0"),
+        ({"lr_decay": 1.5}, "--lr-decay: expected a number above 0 and at most 1, got 1.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -275,6 +285,8 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"sigma": 0.1}, "--sigma has no effect but for"),
         ({"variance": "fixed"}, "--variance has no effect without --likelihood gaussian"),
         ({"gamma": 1.0}, "--gamma has no effect without --capacity"),
+        ({"lr_milestones": (3,)}, "--lr-milestones has no effect without --lr-schedule steps"),
+        ({"lr_decay": 0.5}, "--lr-decay has no effect without --lr-schedule steps"),
         ({"crop": "pad"}, "--crop has no effect without --image-size"),
         ({"network": "linear", "hidden_dims": (3,)}, "--hidden-dims has no effect on --network linear"),
         ({"test_data": "x", "test_fraction": 0.5}, "--test-fraction has no effect beside --test-data"),

@@ -32,6 +32,11 @@ def test_the_stages_of_iwae_are_those_of_its_code() -> None:
             assert learning_rate("iwae", step, 32800) == pytest.approx(10 ** (-stage / 7))
 
 
+def test_steps_lower_the_rate_after_their_epochs() -> None:
+    plan = Plan(Config(lr=0.4, lr_schedule="steps", lr_milestones=(2, 3), lr_decay=0.5, epochs=5), steps_per_epoch=2)
+    assert [plan.at(step).lr for step in range(plan.steps)] == [0.4] * 4 + [0.2] * 2 + [0.1] * 4
+
+
 def test_the_plan_counts_steps_over_epochs() -> None:
     warm = Plan(Config(beta=4.0, warmup_epochs=2.0, epochs=10), steps_per_epoch=5)
     assert (warm.steps, warm.warmup) == (50, 10)
