@@ -70,7 +70,7 @@ serve: $(STAMP)  ## MODELS on HOST:PORT, until Ctrl-C
 	@$(BIN)/python -m serving --models '$(MODELS)' --host $(HOST) --port $(PORT) --workers $(WORKERS)
 
 test: $(STAMP)  ## all tests but the long ones, a file on each core
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## the long system tests
 	@$(BIN)/python -m pytest -m soak --timeout 1200

@@ -64,7 +64,7 @@ def modules_after(statement: str) -> set[str]:
     "statement",
     [
         "import vaeport, vaeport.testing; vaeport.load; import vaeport.cli, vaeport.pictures, vaeport.preparation",
-        "import serving.__main__, serving.worker",
+        "import serving.__main__, serving.commands, serving.settings, serving.worker",
     ],
 )
 def test_torch_is_never_imported(statement: str) -> None:
@@ -92,7 +92,7 @@ def test_signatures_cost_nothing_until_they_are_asked_for() -> None:
 
 def test_the_supervisor_needs_neither_grpc_nor_onnx_runtime() -> None:
     heavy = {"grpc", "numpy", "onnx", "onnxruntime"}
-    assert not modules_after("import serving.supervisor, serving.__main__") & heavy
+    assert not modules_after("import serving.supervisor, serving.commands, serving.settings") & heavy
 
 
 def test_batching_knows_nobody_who_observes_it() -> None:

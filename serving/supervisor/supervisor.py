@@ -168,7 +168,8 @@ class Supervisor:
         workers = self._workers()
         channels = [worker.channel for worker in workers if worker.channel is not None]
         sentinels = [worker.process.sentinel for worker in workers]
-        ready = wait([*channels, *sentinels, wake], TICK_SECONDS)
+        until_next = self._start_at - time.monotonic()  # past, but after a worker that died soon
+        ready = wait([*channels, *sentinels, wake], until_next if 0.0 < until_next < TICK_SECONDS else TICK_SECONDS)
         if wake in ready:
             wake.recv(4096)
         elif not set(ready) & set(channels):

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from export import package as folder
 from export import pipeline
 from export.errors import ExportError, ParityError, VersionExistsError
 from export.pipeline import export_run
-from training.run import open_run
+from training import data
+from training.config import Config
+from training.loop import train
+from training.run import create_run, open_run
 from vaeport.manifest import Preprocessing
 from vaeport.package import open_package
 from vaeport.versions import versions
@@ -210,27 +214,29 @@ def test_a_mistake_is_one_clear_message_and_exit_status_1(tmp_path: Path, argume
     assert not (tmp_path / "digits").exists()
 
 
-def run_of(folder: Path, *arguments: str) -> Path:
-    """A short run on the built-in digits with these settings."""
-    run = folder / "run"
-    command = ["--data", "digits", "--epochs", "1", "--latent-dim", "3", "--hidden-dims", "8", "--run", str(run)]
-    subprocess.run(
-        [sys.executable, "-m", "training", *command, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    return run
+def run_of(folder: Path, **settings: Any) -> Path:
+    """A short run on the built-in digits, without pictures and report, with these settings."""
+    config = Config(epochs=1, latent_dim=3, hidden_dims=(8,), device="cpu", run=folder / "run")
+    config = replace(config, **settings)
+    dataset = data.load(config, folder)
+    run = create_run(config, dataset, "cpu")
+    train(config, dataset, run, torch.device("cpu"))
+    return run.path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "family"),
+    ("settings", "family"),
     [
-        (["--network", "conv"], "conv"),
-        (["--network", "linear", "--likelihood", "gaussian", "--sigma", "0.3"], "linear"),
-        (["--activation", "tanh", "--likelihood", "gaussian", "--variance", "analytic"], "mlp"),
+        ({"network": "conv"}, "conv"),
+        ({"network": "linear", "likelihood": "gaussian", "sigma": 0.3}, "linear"),
+        ({"activation": "tanh", "likelihood": "gaussian", "variance": "analytic"}, "mlp"),
     ],
     ids=["conv", "linear-gaussian", "tanh-gaussian"],
 )
-def test_every_network_and_likelihood_is_exported_and_loads(tmp_path: Path, arguments: list[str], family: str) -> None:
-    run = open_run(run_of(tmp_path, *arguments))
+def test_every_network_and_likelihood_is_exported_and_loads(
+    tmp_path: Path, settings: dict[str, Any], family: str
+) -> None:
+    run = open_run(run_of(tmp_path, **settings))
     manifest = open_package(export_run(run.path, tmp_path / "model")).manifest
     assert manifest.model.family == family
     loaded, (trained, _) = vaeport.load(tmp_path / "model"), run.load_model()
@@ -249,12 +255,12 @@ def test_every_network_and_likelihood_is_exported_and_loads(tmp_path: Path, argu
 
 def test_what_was_done_to_the_images_is_in_the_manifest(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (20, 9, 12), np.uint8))
-    run = run_of(tmp_path, "--data", str(tmp_path / "a.npy"), "--image-size", "8", "--binarization", "threshold")
+    run = run_of(tmp_path, data=str(tmp_path / "a.npy"), image_size=8, binarization="threshold")
     preprocessing = open_package(export_run(run, tmp_path / "model")).manifest.preprocessing
     assert preprocessing == Preprocessing((8, 8), 1, "center", 255.0, "threshold")
 
 
 def test_a_plain_autoencoder_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="a plain autoencoder: it has no posterior"):
-        export_run(run_of(tmp_path, "--autoencoder"), tmp_path / "model")
+        export_run(run_of(tmp_path, autoencoder=True), tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -228,7 +228,7 @@ async def test_no_span_holds_a_payload(traced: Traced) -> None:
 
 def test_without_the_flag_nothing_of_it_is_imported() -> None:
     code = (
-        "import sys, serving.worker, serving.__main__; from serving.settings import Settings\n"
+        "import sys, serving.worker, serving.supervisor, serving.commands; from serving.settings import Settings\n"
         "from serving.telemetry import Telemetry; telemetry = Telemetry.of(Settings())\n"
         "assert telemetry.of_method('a') == [] and telemetry.of_graph('a', 'b') is None\n"
         "print({name.partition('.')[0] for name in sys.modules} & {'opentelemetry', 'prometheus_client'})"

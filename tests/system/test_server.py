@@ -178,7 +178,7 @@ def test_a_signal_during_the_start_stops_it_without_a_traceback(
         time.sleep(after)
         process.send_signal(number)
         try:
-            _, log = process.communicate(timeout=30)
+            _, log = process.communicate(timeout=90)
         finally:
             process.kill()
     if after >= 0.5:  # earlier than that, Python itself is starting
