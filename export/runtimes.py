@@ -1,6 +1,7 @@
 """The runtimes that are held to the truth: each a function from float32 rows to float32 outputs."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class Runtime:
     float32: Rounding = FLOAT32
 
 
+@functools.cache
 def cuda_device() -> Device | None:
     """CUDA, where it can compute."""
     with contextlib.suppress(DeviceError):
@@ -102,7 +104,7 @@ def _on_cuda(module: "torch.nn.Module", rows: AnyRows) -> tuple[NDArray[Any], ..
     """In float32: PyTorch would take TF32 for convolutions."""
     import torch
 
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return tuple(output.cpu().numpy() for output in module(torch.from_numpy(rows).cuda()))
 
 

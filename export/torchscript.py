@@ -85,6 +85,7 @@ def _end_with_parent() -> None:
 def _trace_all(run: Run, weights: str, checkpoint: bytes) -> dict[str, bytes]:
     """In the process of its own."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # a trace keeps it in each convolution; PyTorch would allow it there
     model, _ = run.model_from(weights, checkpoint)
     return {role.name: _trace(role) for role in roles(model, run.image_shape)}
 

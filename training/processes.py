@@ -90,9 +90,11 @@ def joined(device: str) -> Iterator[Processes]:
         device: "cuda" communicates by NCCL, each process on the GPU of its local rank; anything else by gloo.
     """
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)
+    else:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    yield Processes(distributed.get_rank(), distributed.get_world_size())
+    # Not after an error: NCCL waits here for the captured graphs that use it, and a traceback would keep those.
+    distributed.destroy_process_group()

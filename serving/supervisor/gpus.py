@@ -7,11 +7,14 @@ from pathlib import Path
 def visible_gpus(visible: str | None, devices: Path = Path("/dev")) -> list[str]:
     """What to give to each worker as CUDA_VISIBLE_DEVICES.
 
+    CUDA numbers from 0 those that it finds, whatever the numbers of their nodes: a container that is lent the sixth GPU
+    of a machine has nvidia5 alone, and that is number 0 (NVIDIA/nvidia-docker#907).
+
     Args:
         visible: CUDA_VISIBLE_DEVICES as it is now; None if it is not set.
         devices: where the driver has a node for each GPU.
     """
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    nodes = (re.fullmatch(r"nvidia([0-9]+)", path.name) for path in devices.iterdir())
-    return [str(number) for number in sorted(int(node[1]) for node in nodes if node)]
+    count = sum(re.fullmatch(r"nvidia[0-9]+", path.name) is not None for path in devices.iterdir())
+    return [str(number) for number in range(count)]

@@ -5,6 +5,7 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ import torch
 import vaeport
 from export.errors import ExportError
 from export.pipeline import export_run
-from export.torchscript import load_torchscript, without_debug
+from export.torchscript import load_torchscript, without_debug, write_torchscript
+from training import data
+from training.config import Config
+from training.loop import train
+from training.run import BEST, create_run
 from vaeport.package import open_package
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +77,19 @@ def test_without_it_the_package_is_complete(digits_run: Path, tmp_path: Path) ->
     made = export_run(digits_run, tmp_path / "digits", formats=["onnx"])
     assert not [entry.path for entry in open_package(made).manifest.files if "torchscript" in entry.path]
     assert vaeport.load(made, self_test=True).latent_dim == 5
+
+
+def test_a_trace_does_not_allow_tf32_for_convolutions(tmp_path: Path) -> None:
+    """It keeps what PyTorch allows while it traces, and that is TF32; whoever loads it on a GPU cannot take it back."""
+    config = Config(epochs=1, network="conv", latent_dim=3, hidden_dims=(4, 8), device="cpu", run=tmp_path / "run")
+    dataset = data.load(config, tmp_path)
+    run = create_run(config, dataset, "cpu")
+    train(config, dataset, run, torch.device("cpu"))
+    for path in write_torchscript(tmp_path, run, BEST, (run.path / BEST).read_bytes()).values():
+        graph: Any = load_torchscript(path).inlined_graph
+        convolutions = graph.findAllNodes("aten::_convolution")
+        assert len(convolutions) == 2
+        assert [list(node.inputs())[-1].toIValue() for node in convolutions] == [False, False]
 
 
 @pytest.mark.parametrize("formats", [["torchscript"], ["onnx", "tflite"], [""]])
