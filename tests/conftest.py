@@ -13,6 +13,8 @@ from tests.support import ServerProcess, write_keys
 
 ROOT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a file on each core: threads of PyTorch's would wait for each other, busily
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves (vaeport.graphs)
 
 
