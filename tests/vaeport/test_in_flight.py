@@ -43,7 +43,8 @@ class Gate:
         with self.changed:
             self.inside.add(number)
             self.most = max(self.most, len(self.inside))
-            context.add_callback(lambda: self._leave(number))
+            if not context.add_callback(lambda: self._leave(number)):  # it has been cancelled already
+                self._leave(number)
             self.changed.notify_all()
             assert self.changed.wait_for(lambda: number in self.open or number in self.left, 60)
             self.inside.discard(number)
@@ -95,8 +96,7 @@ def test_the_error_is_that_of_the_first_request_that_fails_and_the_others_are_ca
         gate.let_go(0)
         with pytest.raises(vaeport.NotFoundError, match="the second"):
             client.encode(numbered())
-        gate.until(lambda: 3 in gate.left)
-        assert not gate.inside
+        gate.until(lambda: 3 in gate.left and not gate.inside)  # a fifth may have begun when the first was answered
 
 
 def test_each_request_is_tried_again_by_itself() -> None:
