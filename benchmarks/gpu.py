@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,27 +86,23 @@ def main() -> int:
 
 def run(command: Command, folder: str) -> bool:
     """Print what it prints, but for the name of the folder, and how it ended; whether it ended well."""
-    began = time.monotonic()
+    began, status = time.monotonic(), None
     line = [sys.executable, "-m", *command.arguments]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with tempfile.TemporaryFile("w+") as output:  # no pipe: what a command leaves behind would keep it open
+        process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            output, _ = process.communicate(timeout=command.limit)
-            how = f"exit status {process.returncode}"
-        except subprocess.TimeoutExpired:
-            _end(process)
-            output, _ = process.communicate()
-            how = "ended at its limit"
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(command.limit)
         finally:
-            _end(process)
-    text = f"$ python -m {shlex.join(command.arguments)}\n{output}".replace(folder, "FOLDER").rstrip()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            process.wait()
+        output.seek(0)
+        lines = [line.rpartition("\r")[2] for line in output.read().split("\n")]  # of progress, where it ended
+    text = "\n".join([f"$ python -m {shlex.join(command.arguments)}", *lines]).replace(folder, "FOLDER").rstrip()
+    how = "ended at its limit" if status is None else f"exit status {status}"
     print(f"## {command.title}\n\n```text\n{text}\n```\n\n{how}, {time.monotonic() - began:.0f} s\n", flush=True)
-    return process.returncode == 0
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """End it, with what it has started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    return status == 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ cuts the factors of products to 11 bits.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class Rounding:
     Attributes:
         unit: the unit roundoff.
         tiny: the absolute error where numbers are too small for it.
-        factors: what the two factors of a product may lose before they are multiplied, as `unit`.
+        factors: the relative error of each factor of a product before they are multiplied; 0 takes them as they are.
     """
 
     unit: float
@@ -59,23 +60,23 @@ TF32 = Rounding(FLOAT32.unit, FLOAT32.tiny, factors=2.0**-10)
 ROUNDINGS: dict[int, Rounding] = {onnx.TensorProto.FLOAT: FLOAT32, onnx.TensorProto.FLOAT16: FLOAT16}
 
 
-def roundings(proto: onnx.ModelProto, float32: Rounding = FLOAT32) -> dict[str, Rounding]:
-    """How each floating-point tensor of a graph is rounded, by name, if those of 32 bits are rounded as `float32`."""
+def roundings(proto: onnx.ModelProto, float32: Rounding = FLOAT32) -> defaultdict[str, Rounding]:
+    """How each tensor of a graph is rounded, by name, if those of 32 bits and of no known type are as `float32`."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     known = {**ROUNDINGS, onnx.TensorProto.FLOAT: float32}
-    return {name: known[dtype] for name, dtype in types.items() if dtype in known}
+    return defaultdict(lambda: float32, {name: known[dtype] for name, dtype in types.items() if dtype in known})
 
 
 def deviations(
-    graph: onnx.GraphProto, values: Values, rounded: Mapping[str, Rounding], entering: Doubles | None = None
+    graph: onnx.GraphProto, values: Values, rounded: defaultdict[str, Rounding], entering: Doubles | None = None
 ) -> dict[str, Doubles]:
     """The deviation s of every value of a graph.
 
     Args:
         graph: flat, of the operators in RULES.
         values: of every tensor in float64, initializers included.
-        rounded: from `roundings`, before the graph was brought into float64; what is missing there is FLOAT32.
+        rounded: from `roundings`, before the graph was brought into float64.
         entering: the deviation of the graph's input; None is an exact one.
 
     Returns:
@@ -90,7 +91,7 @@ def deviations(
     for node in graph.node:
         if node.op_type not in RULES:
             raise ExportError(f"{graph.name}: no limit is known for the operator {node.op_type}")
-        rounding = rounded.get(node.output[0], FLOAT32)
+        rounding = rounded[node.output[0]]
         found[node.output[0]] = RULES[node.op_type](node, values, found, rounding)
     return found
 
@@ -109,15 +110,16 @@ def _linear(terms: Callable[[Shape, Shape], int]) -> Callable[..., Doubles]:
             passed = passed + run_node(node, x**2, s_weight**2, *(s**2 for s in s_bias))
         # Products and sums are float32's, also of float16 numbers: the result alone is rounded to that.
         own = (terms(x.shape, weight.shape) + len(bias)) * (FLOAT32.unit * scale + FLOAT32.tiny) ** 2
+        apart = run_node(node, np.zeros_like(x), weight, *(np.abs(b) for b in bias))  # the bias alone
         if rounding.factors:
             nothing = [np.zeros_like(b) for b in bias]
             scattered = 2 * run_node(node, x**2, weight**2, *nothing)  # each of both factors on its own
             common = run_node(node, x, weight, *nothing) ** 2  # what is cut off always has the sign of its factor
-            own = own + rounding.factors**2 * (scattered + common)
+            # The bias may be a product with ones: onnxruntime/core/providers/cuda/math/gemm.cc, ComputeDefault.
+            own = own + rounding.factors**2 * (scattered + common + apart**2)
         if rounding is FLOAT16:
             own = own + (rounding.unit * np.abs(values[node.output[0]]) + rounding.tiny) ** 2
-            apart = run_node(node, np.zeros_like(x), weight, *(np.abs(b) for b in bias))  # the bias alone
-            own = own + (rounding.unit * apart) ** 2  # some kernels add it to a sum that is rounded already
+            own = own + (rounding.unit * apart) ** 2  # some kernels add the bias to a sum that is rounded already
         return np.asarray(np.sqrt(passed + own))
 
     return rule

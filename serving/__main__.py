@@ -3,15 +3,17 @@
 import os
 import signal
 import sys
+from typing import NoReturn
 
 
 def main() -> int:
     """Run the command that is named, or serve; returns the exit status."""
-    # Python raises KeyboardInterrupt wherever it is, and drops it in what an import does at its end. So SIGINT ends
-    # this process at once, as SIGTERM does, until something else handles it; unless somebody wants it ignored.
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Until the supervisor handles signals, they end this process: by a handler, since process 1 of a container gets no
+    # other ones, and without an exception, which Python drops if an import is just ending. What is ignored stays so.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _end)
 
     from serving.commands import COMMANDS, run_command
     from serving.settings import SettingsError
@@ -20,8 +22,8 @@ def main() -> int:
     try:
         if (name := next(iter(sys.argv[1:]), "")) not in COMMANDS:
             return _serve()
-        if interruptible:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         run_command(name, sys.argv[2:])
     except (SettingsError, VaeportError, OSError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
@@ -29,6 +31,10 @@ def main() -> int:
     except KeyboardInterrupt:  # of a command
         return 130
     return 0
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
 
 
 def _serve() -> int:

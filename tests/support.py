@@ -1,5 +1,6 @@
 """What several test modules need and no library has."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,12 +47,12 @@ class ServerProcess:
 
     process: subprocess.Popen[str]
     address: str
-    log: IO[str]
+    log: IO[bytes]
 
     @classmethod
     def start(cls, *arguments: str) -> Self:
         """Start and wait until it says that it is ready."""
-        log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         quick = ["--host", "127.0.0.1", "--port", "0", "--workers", "1", "--lame-duck-seconds", "0"]
         command = [sys.executable, "-W", "error", "-m", "serving", *quick, *arguments]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -62,9 +63,9 @@ class ServerProcess:
         return server
 
     def read_log(self) -> str:
-        """Everything it has written to standard error."""
-        self.log.seek(0)
-        return self.log.read()
+        """Everything it has written to standard error. Without a seek: the offset is that of its writes, too."""
+        descriptor = self.log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def workers(self) -> list[psutil.Process]:
         """Its worker processes, without multiprocessing's own helper."""

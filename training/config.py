@@ -178,6 +178,7 @@ class Config:
             ("activation", mlp, "on --network linear"),
             ("gamma", self.capacity is not None, "without --capacity"),
             ("lr_milestones", self.lr_schedule == "steps", "without --lr-schedule steps"),
+            ("lr_milestones", max(self.lr_milestones, default=0) < self.epochs, "after the last of --epochs"),
             ("lr_decay", self.lr_schedule == "steps", "without --lr-schedule steps"),
             ("crop", self.image_size is not None, "without --image-size"),
             ("test_fraction", not self.test_data, "beside --test-data"),

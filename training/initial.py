@@ -39,8 +39,6 @@ def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.devi
         fused=True,
         capturable=cuda,
     )
-    if cuda:  # the steps before a capture, and those of smaller batches, run outside of one as they should
-        vars(optimizer)["_warned_capturable_if_run_uncaptured"] = True
     return State(
         model=model,
         optimizer=optimizer,

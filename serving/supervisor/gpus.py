@@ -8,7 +8,8 @@ def visible_gpus(visible: str | None, devices: Path = Path("/dev")) -> list[str]
     """What to give to each worker as CUDA_VISIBLE_DEVICES.
 
     CUDA numbers from 0 those that it finds, whatever the numbers of their nodes: a container that is lent the sixth GPU
-    of a machine has nvidia5 alone, and that is number 0 (NVIDIA/nvidia-docker#907).
+    of a machine has nvidia5 alone, and that is number 0 (NVIDIA/nvidia-docker#907). Under WSL all are behind one node,
+    dxg, and count as one.
 
     Args:
         visible: CUDA_VISIBLE_DEVICES as it is now; None if it is not set.
@@ -16,5 +17,5 @@ def visible_gpus(visible: str | None, devices: Path = Path("/dev")) -> list[str]
     """
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    count = sum(re.fullmatch(r"nvidia[0-9]+", path.name) is not None for path in devices.iterdir())
-    return [str(number) for number in range(count)]
+    nodes = [path for path in devices.iterdir() if re.fullmatch(r"nvidia[0-9]+|dxg", path.name)]
+    return [str(number) for number in range(len(nodes))]

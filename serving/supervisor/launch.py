@@ -42,12 +42,8 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
 
 
 def _count(settings: Settings, gpus: Sequence[str]) -> int:
-    """How many workers there are if nobody says so; a socket in the file system has one.
-
-    One for `--device cuda` where no node of a GPU is to be seen, as under WSL: they would all share the one there is.
-    """
-    alone = settings.listen or (settings.device == "cuda" and not gpus)
-    return 1 if alone else len(gpus) or usable_cores()
+    """How many workers there are if nobody says so; a socket in the file system has one."""
+    return 1 if settings.listen else len(gpus) or usable_cores()
 
 
 def _announce(address: str) -> None:

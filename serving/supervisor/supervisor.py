@@ -168,8 +168,7 @@ class Supervisor:
         workers = self._workers()
         channels = [worker.channel for worker in workers if worker.channel is not None]
         sentinels = [worker.process.sentinel for worker in workers]
-        until_next = self._start_at - time.monotonic()  # past, but after a worker that died soon
-        ready = wait([*channels, *sentinels, wake], until_next if 0.0 < until_next < TICK_SECONDS else TICK_SECONDS)
+        ready = wait([*channels, *sentinels, wake], pause(time.monotonic(), self._start_at))
         if wake in ready:
             wake.recv(4096)
         elif not set(ready) & set(channels):
@@ -413,6 +412,12 @@ class Supervisor:
             worker.kill() if self._stopping > 1 else worker.stop(now)
         self._leaving, self._next = self._workers(), None
         self._current = Generation(self._current.packages)
+
+
+def pause(now: float, start_at: float) -> float:
+    """Seconds to wait, at most: until the next worker may start, if that is a moment soon to come."""
+    until = start_at - now
+    return until if 0.0 < until < TICK_SECONDS else TICK_SECONDS
 
 
 def _names(packages: tuple[Path, ...]) -> str:

@@ -73,8 +73,18 @@ def test_a_sum_in_the_worst_order_stays_within_its_limit_and_in_tf32_it_does_not
     assert share(one_by_one(rows, 1.0001 * weight)) > 1
 
 
+def test_a_layer_s_limit_in_tf32_is_the_formula() -> None:
+    proto = layer(64, 3, positive=False)
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[0]).astype(np.float64)
+    rows = np.random.default_rng(0).random((2, 64), np.float32).astype(np.float64)
+    lost = 2.0**-20 * (2 * rows**2 @ (weight**2).T + (rows @ weight.T) ** 2)
+    rounded = 64 * UNIT**2 * (rows @ np.abs(weight).T) ** 2
+    found = DoubleGraph(proto, TF32).judge(rows.astype(np.float32)).limits[0]
+    np.testing.assert_allclose(found, LAMBDA * np.sqrt(lost + rounded), rtol=1e-9)
+
+
 @pytest.mark.parametrize("positive", [True, False])
-def test_factors_may_lose_what_tf32_has_not_and_no_more(positive: bool) -> None:
+def test_factors_may_lose_what_tf32_has_not_and_not_sixteen_times_that(positive: bool) -> None:
     proto = layer(784, 100, positive=positive)
     weight = onnx.numpy_helper.to_array(proto.graph.initializer[0])
     rows = np.random.default_rng(0).random((20, 784), np.float32)

@@ -287,6 +287,10 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"gamma": 1.0}, "--gamma has no effect without --capacity"),
         ({"lr_milestones": (3,)}, "--lr-milestones has no effect without --lr-schedule steps"),
         ({"lr_decay": 0.5}, "--lr-decay has no effect without --lr-schedule steps"),
+        (
+            {"lr_schedule": "steps", "lr_milestones": (3, 9), "epochs": 9},
+            "--lr-milestones has no effect after the last of --epochs",
+        ),
         ({"crop": "pad"}, "--crop has no effect without --image-size"),
         ({"network": "linear", "hidden_dims": (3,)}, "--hidden-dims has no effect on --network linear"),
         ({"test_data": "x", "test_fraction": 0.5}, "--test-fraction has no effect beside --test-data"),

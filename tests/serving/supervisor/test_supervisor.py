@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serving.supervisor.supervisor import TICK_SECONDS, pause
 from tests.support import ROOT
 
 PATIENCE_SECONDS = 90.0  # on a machine with other work, a spawned process takes seconds to start
@@ -260,6 +261,11 @@ def test_a_crash_loop_ends_with_the_reason(start: Start, models: Path) -> None:
     toy = start("--workers", "1")
     assert toy.end() == 1
     toy.saw("^error: (12 workers in a row died soon; the last one|a worker) ended with status 4")
+
+
+def test_the_supervisor_wakes_when_the_next_worker_may_start() -> None:
+    assert pause(now=10.0, start_at=10.1) == pytest.approx(0.1)
+    assert [pause(10.0, moment) for moment in (0.0, 10.0, 99.0)] == [TICK_SECONDS] * 3
 
 
 def test_a_signal_during_the_start_ends_it(start: Start, models: Path) -> None:
