@@ -98,7 +98,7 @@ def run(command: Command, folder: str) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)  # with what it has started
             process.wait()
         output.seek(0)
-        lines = [line.rpartition("\r")[2] for line in output.read().split("\n")]  # of progress, where it ended
+        lines = [text.rpartition("\r")[2] for text in output.read().split("\n")]  # of progress, where it ended
     text = "\n".join([f"$ python -m {shlex.join(command.arguments)}", *lines]).replace(folder, "FOLDER").rstrip()
     how = "ended at its limit" if status is None else f"exit status {status}"
     print(f"## {command.title}\n\n```text\n{text}\n```\n\n{how}, {time.monotonic() - began:.0f} s\n", flush=True)

@@ -15,10 +15,8 @@ import vaeport
 from export.errors import ExportError
 from export.pipeline import export_run
 from export.torchscript import load_torchscript, without_debug, write_torchscript
-from training import data
-from training.config import Config
-from training.loop import train
-from training.run import BEST, create_run
+from tests.export.test_export import run_of
+from training.run import BEST, open_run
 from vaeport.package import open_package
 
 ROOT = Path(__file__).parents[2]
@@ -81,10 +79,7 @@ def test_without_it_the_package_is_complete(digits_run: Path, tmp_path: Path) ->
 
 def test_a_trace_does_not_allow_tf32_for_convolutions(tmp_path: Path) -> None:
     """It keeps what PyTorch allows while it traces, and that is TF32; whoever loads it on a GPU cannot take it back."""
-    config = Config(epochs=1, network="conv", latent_dim=3, hidden_dims=(4, 8), device="cpu", run=tmp_path / "run")
-    dataset = data.load(config, tmp_path)
-    run = create_run(config, dataset, "cpu")
-    train(config, dataset, run, torch.device("cpu"))
+    run = open_run(run_of(tmp_path, network="conv"))
     for path in write_torchscript(tmp_path, run, BEST, (run.path / BEST).read_bytes()).values():
         graph: Any = load_torchscript(path).inlined_graph
         convolutions = graph.findAllNodes("aten::_convolution")
