@@ -1,6 +1,7 @@
 """`python -m export`: the command that makes a package from a run. COMMANDS has those that take a package."""
 
 import importlib
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class Options:
 
 def main() -> int:
     """Parse the options, export or run the command that is named, and return the exit status."""
+    progress = logging.StreamHandler()  # to stderr: a proof of large images takes a minute or two
+    progress.setFormatter(logging.Formatter("export: %(message)s"))
+    logging.getLogger("export").addHandler(progress)
+    logging.getLogger("export").setLevel(logging.INFO)
     try:
         if command := COMMANDS.get(next(iter(sys.argv[1:]), "")):
             module, function = command

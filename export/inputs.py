@@ -15,6 +15,7 @@ RANDOM_ROWS = 257
 EXTREME = 10.0  # of a latent: the prior goes beyond it once in 10^22 draws
 DENORMAL = np.float32(1e-40)
 SEARCH_STEPS, SEARCH_ROWS, SEARCH_KEPT = 24, 64, 8  # steps, not seconds: the same run gives the same bytes
+SEARCH_ELEMENTS = 1 << 17  # in a step, of images; 64 rows of 64x64 in colour would take minutes
 
 
 def random_images(shape: tuple[int, ...]) -> Rows:
@@ -64,13 +65,21 @@ def inputs_for(role: str, shape: tuple[int, ...], real: Rows | None) -> dict[str
     return {**named, "random": random_latents(shape), "extreme": corner_latents(shape)}
 
 
-def search(start: Rows, badness: Callable[[Rows], NDArray[np.float64]], low: float, high: float) -> Rows:
+def search_rows(elements: int) -> int:
+    """How many rows a step of the search tries, where images have so many elements."""
+    return max(SEARCH_KEPT, min(SEARCH_ROWS, SEARCH_ELEMENTS // elements))
+
+
+def search(
+    start: Rows, badness: Callable[[Rows], NDArray[np.float64]], low: float, high: float, tried: int = SEARCH_ROWS
+) -> Rows:
     """The worst rows that random changes lead to: each step changes the best so far, and keeps what is worse.
 
     Args:
         start: rows to start from.
         badness: of each row, to be maximised.
         low, high: the range of a value.
+        tried: rows that a step makes.
 
     Returns:
         SEARCH_KEPT rows, the worst first.
@@ -80,9 +89,9 @@ def search(start: Rows, badness: Callable[[Rows], NDArray[np.float64]], low: flo
     for step in range(SEARCH_STEPS):
         order = np.argsort(-scores, kind="stable")[:SEARCH_KEPT]
         rows, scores = rows[order], scores[order]
-        parents = np.resize(rows, (SEARCH_ROWS, *rows.shape[1:]))
+        parents = np.resize(rows, (tried, *rows.shape[1:]))
         noise = random.standard_normal(parents.shape, np.float32) * (high - low) * 0.5 ** (1 + step / 4)
-        chosen = random.random(parents.shape) < random.choice([0.02, 0.2, 1.0], (SEARCH_ROWS, *[1] * (rows.ndim - 1)))
+        chosen = random.random(parents.shape) < random.choice([0.02, 0.2, 1.0], (tried, *[1] * (rows.ndim - 1)))
         changed = np.clip(parents + noise.astype(np.float32) * chosen, low, high).astype(np.float32)
         rows, scores = np.concatenate([rows, changed]), np.concatenate([scores, badness(changed)])
     return rows[np.argsort(-scores, kind="stable")[:SEARCH_KEPT]]

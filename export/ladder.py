@@ -9,6 +9,8 @@ P5  every node computes where it should
 P6  the ELBO of an image             export.end_metric
 """
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.inputs import EXTREME, SEED, AnyRows, Rows, batches_of, inputs_for, search
+from export.inputs import EXTREME, SEED, AnyRows, Rows, batches_of, inputs_for, search, search_rows
 from export.limits import FLOAT32, Rounding
 from export.parity import Fact, NotRun, Report, compare
 from export.runtimes import ONNXRUNTIME_CPU, Runtime
@@ -29,6 +31,8 @@ from vaeport.package import role_of
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 BATCHES = (1, 2, 3, 7, 64, 257)
 SMALLEST = 1e-300  # limit to divide by; that of a byte may be 0
@@ -82,6 +86,7 @@ def climb(subject: Subject, real: Rows | None) -> Report:
         subject: the graph.
         real: held-out images for the encoder, their posterior means for the decoder; None where there are none.
     """
+    log.info("proving %s", subject.name)
     report = Report(facts=structure(subject.name, subject.proto, subject.spec), not_run=list(subject.not_run))
     if report.failed:
         return report
@@ -120,7 +125,9 @@ def worst_rows(subject: Subject, graph: DoubleGraph) -> AnyRows:
 
     low, high = (0.0, 1.0) if subject.role == "encoder" else (-EXTREME, EXTREME)
     start = np.concatenate(list(inputs_for(subject.role, subject.row_shape, None).values()))
-    return subject.entering(search(np.ascontiguousarray(start), badness, low, high))
+    tensors = (*subject.spec.inputs, *subject.spec.outputs)
+    tried = search_rows(max(math.prod(int(axis) for axis in tensor.shape[1:]) for tensor in tensors))
+    return subject.entering(search(np.ascontiguousarray(start), badness, low, high, tried))
 
 
 def _on_input(subject: Subject, name: str, rows: AnyRows, graphs: Mapping[Rounding, DoubleGraph]) -> Report:

@@ -1,5 +1,6 @@
 """The steps of an export, in order."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from training.run import BEST, LAST, Metrics, Run, open_run, read_bytes
 from vaeport.golden import GOLDEN_NAME
 from vaeport.manifest import FORMAT, Manifest, ModelSpec, Preprocessing
 from vaeport.package import CHECKPOINT_NAME, FP32, MAX_VERSION, NAME_PATTERN, precision_of, role_of
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "torchscript")
 
@@ -80,6 +83,7 @@ def export_run(
     checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
     model, metrics = run.model_from(weights, checkpoint)
     spec, images = model_spec(run, model), run.heldout()
+    log.info("exporting %s", path)
     dataset = data_of(run, data_root) if "int8" in precisions else None
     with staging(to) as staged:
         scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}

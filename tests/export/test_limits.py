@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from threadpoolctl import threadpool_info
 
 from export.evaluator import evaluator
-from export.inputs import corner_images, corner_latents, search
+from export.inputs import SEARCH_KEPT, SEARCH_ROWS, corner_images, corner_latents, search, search_rows
 from export.limits import LAMBDA, RULES, TF32, UNIT
 from export.runtimes import one_thread
 from export.truth import CHUNK_ROWS, DoubleGraph
@@ -123,20 +123,30 @@ def short(array: Any, bits: int, to_integer: Any = np.round) -> Any:
     return np.ldexp(to_integer(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("strides", "pads", "extra", "kernel"),
-    [([2, 2], [1, 1, 1, 1], [0, 0], (4, 4)), ([3, 1], [0, 1, 2, 0], [1, 0], (3, 2))],
-)
-def test_our_transposed_convolution_is_that_of_the_reference(
-    strides: list[int], pads: list[int], extra: list[int], kernel: tuple[int, int]
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 1, 2, 0]])
+@pytest.mark.parametrize(("strides", "kernel"), [([2, 2], (4, 4)), ([3, 1], (3, 2))])
+@pytest.mark.parametrize(("operator", "more"), [("Conv", {}), ("ConvTranspose", {"output_padding": [1, 0]})])
+def test_our_convolutions_are_those_of_the_reference(
+    operator: str, more: dict[str, Any], strides: list[int], kernel: tuple[int, int], pads: list[int]
 ) -> None:
+    attributes: Any = {"strides": strides, "pads": pads, "kernel_shape": kernel, **more}
+    weight = (2, 3, *kernel) if operator == "Conv" else (3, 2, *kernel)
+    check_against_the_reference(operator, {"x": (2, 3, 6, 5), "w": weight, "b": (2,)}, attributes)
+
+
+@pytest.mark.parametrize("more", [{"auto_pad": "SAME_UPPER"}, {"dilations": [2, 1]}, {"group": 3}])
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_other_convolutions_are_left_to_the_reference(operator: str, more: dict[str, Any]) -> None:
+    weight = (3, 1, 2, 2) if "group" in more else (3, 3, 2, 2)
+    check_against_the_reference(operator, {"x": (2, 3, 6, 5), "w": weight}, more)
+
+
+def check_against_the_reference(operator: str, shapes: dict[str, tuple[int, ...]], attributes: Any) -> None:
     random = np.random.default_rng(0)
-    attributes: Any = {"strides": strides, "pads": pads, "output_padding": extra, "kernel_shape": kernel}
-    node = onnx.helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **attributes)
-    shapes = {"x": (2, 3, 4, 5), "w": (3, 2, *kernel), "b": (2,)}
+    node = onnx.helper.make_node(operator, list(shapes), ["y"], **attributes)
     feeds = {name: random.standard_normal(shape) for name, shape in shapes.items()}
     (ours,), (theirs,) = evaluator(node).run(None, feeds), ReferenceEvaluator(node).run(None, feeds)
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs))
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-12)
 
 
 def test_corner_images_are_in_their_range_and_differ() -> None:
@@ -163,6 +173,12 @@ def test_the_search_finds_worse_rows_within_the_range_and_the_same_again() -> No
     assert badness(found).min() > badness(start).max()
     assert 0.0 <= found.min() <= found.max() <= 1.0
     assert np.array_equal(found, search(start, badness, 0.0, 1.0))
+
+
+def test_the_search_tries_fewer_rows_of_large_images() -> None:
+    assert search_rows(28 * 28) == SEARCH_ROWS
+    assert SEARCH_KEPT < search_rows(3 * 64 * 64) < SEARCH_ROWS
+    assert search_rows(3 * 512 * 512) == SEARCH_KEPT
 
 
 def test_the_proof_has_one_thread_and_gives_the_others_back() -> None:
