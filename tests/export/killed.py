@@ -1,7 +1,8 @@
 """Publishes packages in processes that kill themselves; a program of its own, since it forks. test_kill.py runs it.
 
-    python -m tests.export.killed steps TEMPLATE FOLDER PART      killed before and after system calls; every PART-th
-    python -m tests.export.killed together TEMPLATE FOLDER        several at once, some of them killed
+    python -m tests.export.killed steps TEMPLATE FOLDER FIRST PART    killed before and after system calls: the FIRST,
+                                                                      and every PART-th from there
+    python -m tests.export.killed together TEMPLATE FOLDER            several at once, some of them killed
 
 It ends with an AssertionError, or prints how many calls there were.
 """
@@ -85,14 +86,14 @@ def check(to: Path, at_most: int) -> None:
     assert all(path.name in map(str, found) or path.name.startswith(".vaeport-staging-") for path in to.glob("*")), to
 
 
-def steps(template: Package, folder: Path, part: int) -> int:
-    """Kill one at every `part`-th step, and see that the next one works and cleans up."""
+def steps(template: Package, folder: Path, first: int, part: int) -> int:
+    """Kill one at every `part`-th step from the `first` on, and see that the next one works and cleans up."""
     counted = [0]
     kill_at(0, counted)
     publish_copy(template, folder / "count")
     sys.setprofile(None)
     leftovers = 0
-    for step in range(1, counted[0] + 1, part):
+    for step in range(first, counted[0] + 1, part):
         to = folder / str(step)
 
         def work(step: int = step, to: Path = to) -> None:
@@ -140,6 +141,6 @@ def together(template: Package, folder: Path) -> int:
 if __name__ == "__main__":
     template_package, root = open_package(sys.argv[2]), Path(sys.argv[3])
     if sys.argv[1] == "steps":
-        print(steps(template_package, root, int(sys.argv[4])))
+        print(steps(template_package, root, *map(int, sys.argv[4:])))
     else:
         print(together(template_package, root))
