@@ -20,6 +20,8 @@ from training.run import Metrics, open_run
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.soak  # a minute each
+
 
 def eigenvalues(dataset: data.Dataset) -> NDArray[np.float64]:
     """Of the covariance of the training images, falling."""
