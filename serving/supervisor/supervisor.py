@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from serving.heartbeat import hung
 from serving.repository import default_packages
 from serving.settings import Settings
 from serving.supervisor.crashes import LIMIT, Crashes
-from serving.supervisor.messages import Order, Said
+from serving.supervisor.messages import Order
 from serving.supervisor.notify import Notifier
-from serving.supervisor.observed import HUNG, exit_cause, status_of
+from serving.supervisor.observed import exit_cause, status_of
+from serving.supervisor.overdue import overdue
 from serving.supervisor.process import State, Target, WorkerProcess
-from serving.supervisor.refusals import Refusals
+from serving.supervisor.wanted import Packages, Wanted
 from vaeport.errors import PackageError
 
 if TYPE_CHECKING:
@@ -33,12 +32,9 @@ if TYPE_CHECKING:
     from serving.metrics.supervisor import SupervisorMetrics
 
 TICK_SECONDS = 1.0  # at most, between two looks at the clock
-START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
-KILL_AFTER_GRACE_SECONDS = 5.0
 ENDING_SECONDS = 0.005
 PAUSE_SECONDS = 2.0  # without a turn of the loop: the machine, or its container, has stood still
 LIVE_SECONDS = 10.0  # without a turn of the loop: it is stuck
-LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_LEAVING = 2  # times the workers that serve: how many may be leaving when a reload begins
 RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
@@ -58,7 +54,7 @@ class CrashLoopError(RuntimeError):
 class Generation:
     """Workers that serve the same packages."""
 
-    packages: tuple[Path, ...]
+    packages: Packages
     workers: list[WorkerProcess] = field(default_factory=list)
     deaths: int = 0
 
@@ -108,10 +104,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._stopping = 0  # signals that have been acted upon
         self._status = 0
-        self._reload_wanted = False
-        self._unloaded: set[str] = set()  # names of models that are left out until somebody asks for them
-        self._refusals = Refusals()
-        self._look_at = 0.0  # when --watch looks again
+        self._wanted = Wanted(settings.models, settings.watch)
         self._patient_until = 0.0  # nobody counts as hung before
 
     def run(self) -> int:
@@ -149,7 +142,9 @@ class Supervisor:
         for worker in self._workers():
             worker.read(now)
             while worker.asked:
-                self._hear(*worker.asked.pop(0))
+                said, model = worker.asked.pop(0)
+                log.info("a caller asks to %s %s", said.value, model)
+                self._wanted.hear(said, model, self._current.packages)
         for worker in self._workers():
             if not worker.is_alive:
                 self._bury(worker, now)
@@ -233,7 +228,7 @@ class Supervisor:
         self._start_at = now + delay
         log.error("worker %d %s; the next one starts %s", worker.number, how, f"in {delay:g} s" if delay else "now")
         if self._settings.models.is_dir() and not all(path.is_dir() for path in worker.packages):
-            self._reload_wanted = True  # another worker would only miss it, too
+            self._wanted.asked = True  # another worker would only miss it, too
         serves = any(other.state is State.SERVING for other in self._current.workers)
         if self._crashes.is_loop and not serves and self._next is None:
             raise CrashLoopError(f"{LIMIT} workers in a row died soon; the last one {how}; see its log above")
@@ -261,80 +256,33 @@ class Supervisor:
 
     def _force(self, now: float) -> None:
         """Kill whoever does not do in time what it should."""
+        stopping, patient = bool(self._stopping), now < self._patient_until
         for worker in self._workers():
-            if (overdue := self._overdue(worker, now)) and not worker.failure:
-                worker.failure = overdue
-                log.error("worker %d %s: it is killed", worker.number, overdue)
+            failure = overdue(worker, self._settings, now, stopping=stopping, patient=patient)
+            if failure and not worker.failure:
+                worker.failure = failure
+                log.error("worker %d %s: it is killed", worker.number, failure)
                 worker.kill()
-
-    def _overdue(self, worker: WorkerProcess, now: float) -> str:
-        """What it did not do in time; "" if there is nothing."""
-        settings = self._settings
-        if worker.leaving_since is not None:
-            asks = worker.state is State.LEAVING and not self._stopping
-            limit = LEAVING_AGES * settings.max_connection_age_seconds if asks else 0.0
-            limit += settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
-            if now - worker.leaving_since > limit:
-                return "did not end in time"
-        elif worker.state is State.LOADING:
-            return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
-        return self._hung(worker, now) if now >= self._patient_until else ""
-
-    def _hung(self, worker: WorkerProcess, now: float) -> str:
-        """How it has hung, while it has callers; "" if it has not."""
-        if worker.state not in (State.OPENING, State.SERVING, State.LEAVING):
-            return ""
-        if (silence := now - worker.heard) > self._settings.hang_seconds:
-            return f"{HUNG} for {silence:.1f} s"
-        if worker.beat and (why := hung(worker.beat, now, self._settings.hang_seconds)):
-            return f"{HUNG}: {why}"
-        return ""
 
     # --- reload
 
     def _reload(self, now: float) -> None:
-        if self._next is None:
-            packages = self._wanted(now)
-            if packages is not None:
-                log.info("reloading: %s, after %s", _names(packages), _names(self._current.packages))
-                self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-                self._next = Generation(packages)
+        if self._next is None and (packages := self._due(now)) is not None:
+            log.info("reloading: %s, after %s", _names(packages), _names(self._current.packages))
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._next = Generation(packages)
         if self._next is not None:
             self._advance(self._next, now)
 
-    def _wanted(self, now: float) -> tuple[Path, ...] | None:
+    def _due(self, now: float) -> Packages | None:
         """The packages of a reload that should begin now; None if none should."""
         if not self._ready or len(self._leaving) >= MAX_LEAVING * self._settings.workers:
             return None  # later: each of them holds its models in memory
-        asked, self._reload_wanted = self._reload_wanted, False
-        if not asked and not (self._settings.watch and now >= self._look_at):
-            return None
-        self._look_at = now + self._settings.watch
         try:
-            packages = self._packages()
+            return self._wanted.due(self._current.packages, now)
         except (PackageError, OSError) as error:
-            if asked or self._refusals.may_try(str(error), now):
-                self._refused_because(str(error), str(error), now)
+            self._refused_because(str(error), str(error), now)
             return None
-        if asked:
-            return packages
-        if packages == self._current.packages:
-            self._refusals.forget()
-            return None
-        return packages if self._refusals.may_try(packages, now) else None
-
-    def _packages(self) -> tuple[Path, ...]:
-        """What is to be served now."""
-        found = default_packages(self._settings.models)
-        return tuple(path for path in found if path.parent.name not in self._unloaded) or found
-
-    def _hear(self, said: Said, model: str) -> None:
-        """A caller wants a model to be loaded or unloaded. The last one is never unloaded."""
-        self._unloaded.discard(model)
-        if said is Said.UNLOAD and {path.parent.name for path in self._current.packages} - self._unloaded - {model}:
-            self._unloaded.add(model)
-        log.info("a caller asks to %s %s", said.value, model)
-        self._reload_wanted = True
 
     def _advance(self, following: Generation, now: float) -> None:
         """All new workers load, one after the other, so that callers notice little; then all take calls at once."""
@@ -351,7 +299,7 @@ class Supervisor:
     def _switch(self, following: Generation, now: float) -> None:
         log.info("the new workers take calls; the old ones leave, when their callers have")
         old, self._current, self._next = self._current, following, None
-        self._refusals.forget()
+        self._wanted.refusals.forget()
         self._crashes = Crashes()
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
@@ -374,7 +322,7 @@ class Supervisor:
         log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
         if self.metrics is not None:
             self.metrics.reloaded("failed")
-        self._refusals.refused(what, now)
+        self._wanted.refusals.refused(what, now)
         self._notify("READY=1", f"STATUS=reload refused: {why}")
 
     # --- signals
@@ -385,7 +333,7 @@ class Supervisor:
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             if number == signal.SIGHUP:
-                self._reload_wanted = True
+                self._wanted.asked = True
             else:
                 self._signals.append(number)
 
@@ -420,5 +368,5 @@ def pause(now: float, start_at: float) -> float:
     return until if 0.0 < until < TICK_SECONDS else TICK_SECONDS
 
 
-def _names(packages: tuple[Path, ...]) -> str:
+def _names(packages: Packages) -> str:
     return ", ".join(f"{path.parent.name} {path.name}" for path in packages)

@@ -1,0 +1,42 @@
+"""What a worker did not do in time."""
+
+from serving.heartbeat import hung
+from serving.settings import Settings
+from serving.supervisor.observed import HUNG
+from serving.supervisor.process import State, WorkerProcess
+
+START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
+KILL_AFTER_GRACE_SECONDS = 5.0
+LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
+
+
+def overdue(worker: WorkerProcess, settings: Settings, now: float, *, stopping: bool, patient: bool) -> str:
+    """What `worker` did not do in time; "" if there is nothing.
+
+    Args:
+        worker: in whatever state.
+        settings: of the server.
+        now: on the supervisor's clock.
+        stopping: the server is; a worker that leaves waits for no connection then.
+        patient: nobody counts as hung: all processes have stood still a moment ago.
+    """
+    if worker.leaving_since is not None:
+        asks = worker.state is State.LEAVING and not stopping
+        limit = LEAVING_AGES * settings.max_connection_age_seconds if asks else 0.0
+        limit += settings.lame_duck_seconds + settings.grace + KILL_AFTER_GRACE_SECONDS
+        if now - worker.leaving_since > limit:
+            return "did not end in time"
+    elif worker.state is State.LOADING:
+        return f"did not load in {START_SECONDS:g} s" if now - worker.since > START_SECONDS else ""
+    return "" if patient else _hung(worker, settings.hang_seconds, now)
+
+
+def _hung(worker: WorkerProcess, limit: float, now: float) -> str:
+    """How it has hung, while it has callers; "" if it has not."""
+    if worker.state not in (State.OPENING, State.SERVING, State.LEAVING):
+        return ""
+    if (silence := now - worker.heard) > limit:
+        return f"{HUNG} for {silence:.1f} s"
+    if worker.beat and (why := hung(worker.beat, now, limit)):
+        return f"{HUNG}: {why}"
+    return ""
