@@ -24,6 +24,7 @@ import psutil
 from grpc import aio
 from numpy.typing import NDArray
 
+from serving.batching import Batcher, Limits
 from serving.core import Core
 from serving.edge import Edge
 from serving.edge import server as edge_server
@@ -109,8 +110,12 @@ class _Empty(VaeServicer):
 
 
 async def _serve_empty(package: Package, port: int) -> None:
+    async def compute(_: object) -> tuple[()]:
+        raise AssertionError("nobody asks it")
+
     info, scoring = model_info(package, choose_device("cpu")), ScoringSpec.of(package.manifest)
-    served = ServedModel(info, scoring, None, None)  # type: ignore[arg-type]
+    idle = Batcher(compute, Limits(max_batch_rows=1, max_queue_rows=1, max_queue_bytes=1))
+    served = ServedModel(info, scoring, idle, idle)
     edge_server.VaeServicer = _Empty  # type: ignore[attr-defined]
     await serve(Core([served], max_request_rows=1024), port)
 
