@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -99,7 +99,45 @@ def freeze_the_batch(proto: onnx.ModelProto) -> None:
     initializer.CopyFrom(numpy_helper.from_array(shape, initializer.name))
 
 
+def round_to_half(proto: onnx.ModelProto) -> None:
+    """A detour of every linear layer's output through float16, which is what the graph says, too."""
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(copy.deepcopy(node))
+        if node.op_type == "Gemm":
+            name = node.output[0]
+            nodes[-1].output[0] = f"{name}_exact"
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], to=TensorProto.FLOAT16))
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    proto.graph.ClearField("node")
+    proto.graph.node.extend(nodes)
+
+
+def scale_and_scale_back(proto: onnx.ModelProto) -> None:
+    """Weights times 2^20, and a Gemm that takes them times 2^-20: the same numbers, and wider limits."""
+    gemm = next(node for node in proto.graph.node if node.op_type == "Gemm")
+    initializer = next(i for i in proto.graph.initializer if i.name == gemm.input[1])
+    array = numpy_helper.to_array(initializer) * np.float32(2**20)
+    initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    for attribute in gemm.attribute:
+        if attribute.name == "alpha":
+            attribute.f = 2.0**-20
+
+
+def tear_a_constant(proto: onnx.ModelProto) -> None:
+    """One that nobody uses, of 10^12 numbers that are not there."""
+    proto.graph.initializer.append(TensorProto(name="torn", data_type=TensorProto.FLOAT, dims=[10**6, 10**6]))
+
+
+def leave_out_the_bias(proto: onnx.ModelProto) -> None:
+    next(node for node in proto.graph.node if node.op_type == "Gemm").input[2] = ""
+
+
 BREAKS: dict[str, tuple[Break, str]] = {
+    "a detour through float16": (round_to_half, "P0"),
+    "a factor of a product": (scale_and_scale_back, "P0"),
+    "a constant that is not there": (tear_a_constant, "P0"),
+    "a bias left out by an empty name": (leave_out_the_bias, "P0"),
     "transposed weight": (lambda p: edit_weight(p, np.transpose), "P1"),
     "wrong constant": (lambda p: edit_weight(p, lambda a: a + np.float32(1e-6)), "P1"),
     "float16 weight": (lambda p: edit_weight(p, lambda a: a.astype(np.float16).astype(np.float32)), "P1"),
