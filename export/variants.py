@@ -103,7 +103,8 @@ def in_half(module: nn.Module) -> nn.Module:
     rounded = copy.deepcopy(module)
     for weight in (*rounded.parameters(), *rounded.buffers()):
         if weight.is_floating_point():
-            weight.data = torch.from_numpy(convert_np_to_float16(weight.detach().numpy()).astype(np.float32))
+            flat = weight.detach().numpy().reshape(-1)  # it takes no scalar: a Gaussian's log_sigma is one
+            weight.data = torch.from_numpy(convert_np_to_float16(flat).astype(np.float32)).reshape(weight.shape)
     return rounded
 
 
