@@ -17,7 +17,7 @@ from export.errors import ExportError, VersionExistsError
 from export.golden import golden_vectors
 from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
-from export.ladder import Subject, climb
+from export.ladder import Subject, climb, edges
 from export.package import next_version, publish, staging, write_json, write_receipt
 from export.pictures import write_pictures
 from export.precisions import measure, receipt, require, require_devices
@@ -165,6 +165,7 @@ def _prove(subjects: Mapping[str, Subject], real: Mapping[str, Rows], spec: Mode
     for subject in subjects.values():
         report.add(climb(subject, real[subject.role]))
     if not report.failed:
+        report.facts += edges(subjects)
         for encoder, decoder in pairs(subjects):
             report.add(end_metric(encoder, decoder, spec, real["encoder"]))
     return report

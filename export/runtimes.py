@@ -1,4 +1,4 @@
-"""The runtimes that are held to the truth: each a function from float32 rows to float32 outputs."""
+"""The runtimes that are held to the truth: each a function from rows to outputs, of the dtypes of the graph."""
 
 import contextlib
 import functools

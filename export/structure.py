@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 from export.parity import Fact
 from vaeport.graphs import check_graph
 from vaeport.manifest import GraphSpec
-from vaeport.package import BATCH_AXIS, GraphRuleError, has_bytes, precision_of
+from vaeport.package import BATCH_AXIS, GraphRuleError, has_bytes, precision_of, role_of
 
 # What a graph may hold inside, by its precision; INT64 are shapes. The limits take the rounding of each value from its
 # type, so that a float32 graph with a detour through float16 would have the limits of float16.
@@ -23,7 +23,7 @@ MAY_LEAVE_OUT = {"Clip"}  # of the operators, an input by an empty name
 
 def structure(name: str, proto: onnx.ModelProto, spec: GraphSpec) -> list[Fact]:
     """The rules of the format, onnx's own checker, what the limits take for granted, and a batch nowhere frozen."""
-    return [
+    facts = [
         Fact("P0", name, "onnx", "rules of the format", "kept", _rules(proto, spec)),
         Fact("P0", name, "onnx", "full check, with strict shape inference", "valid", _full_check(proto)),
         Fact("P0", name, "onnx", "first axis of every output, inferred", BATCH_AXIS, _inferred_batch(proto)),
@@ -31,6 +31,9 @@ def structure(name: str, proto: onnx.ModelProto, spec: GraphSpec) -> list[Fact]:
         Fact("P0", name, "onnx", "constants that are not of their shape", "none", _torn_constants(proto)),
         Fact("P0", name, "onnx", "nodes with an input left out, or a Gemm with a factor", "none", _odd_nodes(proto)),
     ]
+    if role_of(name) == "decoder" and not has_bytes(name):  # one with bytes is made of it (export.edges)
+        facts.append(Fact("P0", name, "onnx", "where the image comes from", "Clip to [0.0, 1.0]", _last(proto)))
+    return facts
 
 
 def _rules(proto: onnx.ModelProto, spec: GraphSpec) -> str:
@@ -106,6 +109,19 @@ def _odd_nodes(proto: onnx.ModelProto) -> str:
     nodes = proto.graph.node
     odd = [node for node in nodes if ("" in node.input and node.op_type not in MAY_LEAVE_OUT) or _has_factor(node)]
     return ", ".join(f"{node.name} ({node.op_type})" for node in odd) or "none"
+
+
+def _last(proto: onnx.ModelProto) -> str:
+    """The node that the image comes from, through casts. Sigmoids overshoot 1, seldom and far within their limit."""
+    made = {output: node for node in proto.graph.node for output in node.output}
+    constants = {initializer.name: initializer for initializer in proto.graph.initializer}
+    node = made.get(proto.graph.output[0].name)
+    while node is not None and node.op_type == "Cast":
+        node = made.get(node.input[0])
+    if node is None or node.op_type != "Clip":
+        return node.op_type if node else "nowhere"
+    ends = [numpy_helper.to_array(constants[name]).tolist() for name in node.input[1:] if name in constants]
+    return f"Clip to {ends}"
 
 
 def _has_factor(node: onnx.NodeProto) -> bool:

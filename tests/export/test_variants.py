@@ -19,13 +19,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import vaeport
 from export import pipeline, precisions
+from export.edges import with_bytes
 from export.errors import ExportError
 from export.graphs import graph_spec, roles, to_onnx
 from export.inputs import Rows, random_images, random_latents
-from export.ladder import Subject, climb
+from export.ladder import Subject, climb, edges
 from export.pipeline import export_run
 from export.runtimes import Runtime, cuda_device, onnx_runtimes
-from export.variants import module_of, to_int8, variants, with_bytes
+from export.variants import module_of, to_int8, variants
 from training import VAE
 from vaeport.arrays import to_float, to_uint8
 from vaeport.errors import InvalidInputError
@@ -136,6 +137,18 @@ def test_a_wrong_variant_is_no_longer_the_module(subjects: Mapping[str, Subject]
     change(wrong)
     report = climb(dataclasses.replace(subjects[name], proto=wrong), REAL[role_of(name)])
     assert "P1" in {row.rung for row in report.failed}
+
+
+def test_a_graph_with_bytes_is_its_sibling_and_no_other(subjects: Mapping[str, Subject]) -> None:
+    """A changed weight may change no byte by more than its limit, and of int8 there is no module to compare with."""
+    assert all(fact.passed for fact in edges(subjects))
+    assert len(edges(subjects)) == len(NAMES) / 2
+    for name, weight in (("decoder.uint8", "weight"), ("encoder.int8.uint8", "weight_quantized")):
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(subjects[name].proto)
+        edit(wrong, weight, lambda a: (a + (np.arange(a.size).reshape(a.shape) == 0)).astype(a.dtype))
+        changed = {**subjects, name: dataclasses.replace(subjects[name], proto=wrong)}
+        assert [fact.graph for fact in edges(changed) if not fact.passed] == [name]
 
 
 def float8(rows: NDArray[Any]) -> NDArray[Any]:
