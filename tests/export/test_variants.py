@@ -200,6 +200,29 @@ def test_a_precision_that_changes_the_elbo_is_objected_to(subjects: Mapping[str,
     assert any(re.match(r"int8: it changes the ELBO: expected at most 0\.032 nats", text) for text in found.objections)
 
 
+def test_what_a_package_says_about_a_precision_is_held_to_its_graphs(subjects: Mapping[str, Subject]) -> None:
+    stated = {name: precisions.measure(name, subjects, MODEL, IMAGES).spec for name in ("fp16", "int8")}
+
+    def failed(subjects: Mapping[str, Subject] = subjects, **changed: Any) -> set[str]:
+        found = {**stated, "int8": dataclasses.replace(stated["int8"], **changed)}
+        return {str(row) for row in precisions.recheck(subjects, MODEL, found).failed}
+
+    assert failed() == set()
+    assert failed(elbo_change=1e-9)
+    assert failed(elbo_change=-1.0)
+    assert failed(image_change=0.0)
+    assert failed(image_change=-1.0)
+    assert failed(elbo_limit=1e9) == {
+        "P6: both, manifest.json, manifest.precisions.int8.elbo_limit: expected 0.032, got 1e+09"
+    }
+    assert failed(target="cuda")
+    junk = onnx.ModelProto()
+    junk.CopyFrom(subjects["decoder.int8"].proto)
+    edit(junk, "weight_quantized", lambda a: a[::-1, ::-1].copy())
+    wrong = {**subjects, "decoder.int8": dataclasses.replace(subjects["decoder.int8"], proto=junk)}
+    assert any(row.startswith("P6: both.int8.image_change") for row in failed(wrong))
+
+
 def test_a_precision_that_is_slower_is_objected_to(
     subjects: Mapping[str, Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +302,21 @@ def test_the_manifest_says_what_each_precision_costs(all_precisions: Path) -> No
     card = (all_precisions / "README.md").read_text()
     assert f"| `int8` | cpu | {int8.elbo_change:.3g} nats per image, at most {int8.elbo_limit:.3g} |" in card
     assert re.search(r"\| `fp16` \| cuda \|.*\| not measured \|", card)
+
+
+@pytest.mark.skipif(cuda_device() is not None, reason="a GPU measures it")
+def test_what_was_overruled_is_in_the_package(all_precisions: Path) -> None:
+    said = ["fp16: its speed was not measured on what it is for, cuda"]
+    assert open_package(all_precisions).manifest.parity["overruled"] == said
+    assert json.loads((all_precisions / "parity.json").read_text())["overruled"] == said
+    assert f"Published in spite of this:\n\n* {said[0]}\n" in (all_precisions / "README.md").read_text()
+
+
+def test_what_is_overruled_is_printed(subjects: Mapping[str, Subject], capsys: pytest.CaptureFixture[str]) -> None:
+    measured = precisions.measure("int8", subjects, MODEL, IMAGES)
+    measured = dataclasses.replace(measured, objections=("int8: it is bad",))
+    precisions.require({"int8": measured}, force=True)
+    assert capsys.readouterr().err == "export: overruled by --force: int8: it is bad\n"
 
 
 def test_the_receipt_lies_beside_the_package_and_has_its_digest(all_precisions: Path) -> None:
