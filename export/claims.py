@@ -91,18 +91,16 @@ def _bill(package: Package) -> list[Fact]:
     manifest = package.manifest
     if BOM_NAME not in {entry.path for entry in manifest.files}:
         return []
-    expected: dict[str, Any] = {
-        "name": manifest.name,
-        "version": str(manifest.version),
-        "files": {entry.path: entry.sha256 for entry in manifest.files if entry.path != BOM_NAME},
-    }
+    listed = {entry.path: entry.sha256 for entry in manifest.files if entry.path != BOM_NAME}
+    expected = {"name": manifest.name, "version": str(manifest.version), "files that differ": "none"}
     try:
         bill: Any = parse_json(read_file(package, BOM_NAME))
         model, parts = bill["metadata"]["component"], [part for part in bill["components"] if part["type"] == "file"]
+        named = {part["name"]: part["hashes"][0]["content"] for part in parts}
         found = {
             "name": model["name"],
             "version": model["version"],
-            "files": {part["name"]: part["hashes"][0]["content"] for part in parts},
+            "files that differ": ", ".join(sorted({name for name, _ in named.items() ^ listed.items()})) or "none",
         }
     except (ManifestFieldError, LookupError, TypeError) as error:
         return [Fact("P0", "package", BOM_NAME, "content", "readable", f"{type(error).__name__}: {error}")]

@@ -279,6 +279,9 @@ def test_another_bill_is_found_and_a_card_that_is_not_ours_has_a_row(copy: Path)
     report = claims(open_package(copy))
     assert [str(fact) for fact in report.failed] == ["P0: package, bom.cdx.json, version: expected 1, got 9"]
     assert "README.md: not run: it is not what this version makes of the manifest" in str(report.not_run[0])
+    edit_manifest(copy, lambda m: resign(m, "README.md", b""))
+    (copy / "README.md").write_bytes(b"")
+    assert "files that differ: expected none, got README.md" in str(claims(open_package(copy)).failed[1])
 
 
 @pytest.mark.parametrize("bill", [b"{}", b"[]", b"?", b'{"metadata": {"component": 1}}'])
