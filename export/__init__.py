@@ -9,7 +9,7 @@ ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/p
              structure.py, truth.py, evaluator.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
 parity.py    the rows that come out of it
 golden.py    the vectors that whoever loads the package can replay
-verify.py    the proof again, from the package alone
+verify.py    the proof again, from the package alone, and claims.py, what it says besides
 package.py   the folder: written aside, read back, renamed into place
 card.py      the package's README.md, with pictures.py
 bom.py       its bill of materials, in CycloneDX

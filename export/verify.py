@@ -225,7 +225,8 @@ def _model(package: Package) -> "VAE":
         tensors, _ = parse_tensors(path, read_file(package, CHECKPOINT_NAME))
         check_tensors(path, tensors, model.state_dict())
     except (TrainingError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ExportError(f"{package.path}: the checkpoint is not of the network in the manifest: {error}") from error
+        text = f"{package.path}: the checkpoint is not of the network in the manifest: {bounded(str(error))}"
+        raise ExportError(text) from error
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
