@@ -2,14 +2,16 @@
 
 pipeline.py  the steps, in order
 graphs.py    encoder and decoder as ONNX, free of traces of this machine
+variants.py  them in another precision, and with images as bytes (edges.py)
+             calibration.py, precisions.py: what int8 learns its ranges from; what a precision costs
 torchscript.py  the same two functions for PyTorch and LibTorch
 ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/proof.md)
-             structure.py, truth.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
+             structure.py, truth.py, evaluator.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
 parity.py    the rows that come out of it
 golden.py    the vectors that whoever loads the package can replay
-verify.py    the proof again, from the package alone
+verify.py    the proof again, from the package alone, and claims.py, what it says besides
 package.py   the folder: written aside, read back, renamed into place
-card.py      the package's README.md
+card.py      the package's README.md, with pictures.py
 bom.py       its bill of materials, in CycloneDX
 triton.py    a package as a model repository of NVIDIA Triton
 onnx_tests.py  its golden vectors as test cases of ONNX

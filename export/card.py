@@ -15,6 +15,7 @@ LIBRARY = "vaeport"
 TASK = "unconditional-image-generation"  # of Hugging Face's list
 TAGS = ("onnx", "variational-autoencoder", "vae")
 BOUND = ("negative_elbo", "negative bound on the test images, nats per image")  # no metric of Hugging Face's list
+OVERRULED = "overruled"  # in manifest.parity: what spoke against a precision that was published all the same
 IMAGES_INSIDE = "images_inside"  # in manifest.training: the files with images of the data
 
 
@@ -172,7 +173,13 @@ def _precisions(manifest: Manifest) -> str:
 {rows}
 
 Against fp32, both in exact arithmetic. `vaeport.load(..., precision=...)` takes one; none is taken unasked.
-"""
+{_overruled(manifest)}"""
+
+
+def _overruled(manifest: Manifest) -> str:
+    """What spoke against a precision; packages of earlier versions do not say."""
+    lines = "".join(f"* {text}\n" for text in manifest.parity.get(OVERRULED, []))
+    return f"\nPublished in spite of this:\n\n{lines}" if lines else ""
 
 
 def _inside(manifest: Manifest) -> str:

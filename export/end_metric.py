@@ -36,7 +36,7 @@ def end_metric(encoder: Subject, decoder: Subject, model: ModelSpec, images: Row
     graph = encoder.name.replace(encoder.role, "both")
     report = Report()
     decoders = {runtime.name: runtime for runtime in decoder.runtimes}
-    for runtime in encoder.runtimes:
+    for runtime in (runtime for runtime in encoder.runtimes if runtime.name in decoders):
         found = _in_runtime(runtime, decoders[runtime.name], model, images, epsilon)
         truth, limit = truths[runtime.float32]
         where = {"rung": "P6", "graph": graph, "runtime": runtime.name, "input": name, "batch": len(images)}

@@ -1,7 +1,7 @@
 """What the graphs are compared on: real rows, random ones, corners of the range, and the worst that a search finds."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,6 @@ def search(
     return rows[np.argsort(-scores, kind="stable")[:SEARCH_KEPT]]
 
 
-def batches_of(rows: int, sizes: tuple[int, ...]) -> dict[int, NDArray[np.intp]]:
+def batches_of(rows: int, sizes: Iterable[int]) -> dict[int, NDArray[np.intp]]:
     """For each batch size the rows that are in it: the first ones, again from the start if there are too few."""
     return {size: np.fromiter(itertools.islice(itertools.cycle(range(rows)), size), np.intp) for size in sizes}

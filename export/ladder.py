@@ -1,6 +1,6 @@
 """The ladder: every rung for one graph, and the end metric for both. docs/proof.md says what each rung is for.
 
-P0  structure                        export.structure
+P0  structure                        export.structure; a graph with bytes is its sibling, with export.edges
 P1  the graph is the PyTorch module  in float64, where no rounding hides a difference
 P2  every runtime on real and random rows, at every batch size
 P3  on corners, extremes and searched-for worst rows
@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.edges import with_bytes
 from export.inputs import EXTREME, SEED, AnyRows, Rows, batches_of, inputs_for, search, search_rows
 from export.limits import FLOAT32, Rounding
 from export.parity import Fact, NotRun, Report, compare
@@ -27,7 +28,7 @@ from export.structure import structure
 from export.truth import AGREEMENT, DoubleGraph, Judgement, torch_in_double
 from vaeport.arrays import to_uint8
 from vaeport.manifest import GraphSpec
-from vaeport.package import role_of
+from vaeport.package import has_bytes, role_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCHES = (1, 2, 3, 7, 64, 257)
+SERVED = tuple(2**power for power in range(10))  # what a server on CUDA pads batches to; kernels depend on the size
 SMALLEST = 1e-300  # limit to divide by; that of a byte may be 0
 RUNG_OF_INPUT = {"real": "P2", "random": "P2", "corner": "P3", "extreme": "P3", "worst": "P3"}
 
@@ -99,6 +101,24 @@ def climb(subject: Subject, real: Rows | None) -> Report:
     return report
 
 
+def edges(subjects: Mapping[str, Subject]) -> list[Fact]:
+    """P0: each graph with bytes is exactly what its sibling with floats becomes, which has climbed; metadata aside."""
+    return [
+        Fact("P0", name, "onnx", "the graph with floats, with bytes at its edge", "equal", _edge(subject, subjects))
+        for name, subject in subjects.items()
+        if has_bytes(name)
+    ]
+
+
+def _edge(subject: Subject, subjects: Mapping[str, Subject]) -> str:
+    expected, found = onnx.ModelProto(), onnx.ModelProto()
+    expected.CopyFrom(with_bytes(subject.role, subjects[subject.name.removesuffix(".uint8")].proto))
+    found.CopyFrom(subject.proto)
+    for proto in (expected, found):
+        proto.ClearField("metadata_props")
+    return "equal" if found == expected else "different"
+
+
 def placement(subject: Subject) -> list[Fact]:
     """P5: ONNX Runtime has recorded which provider got each node; it must be the one that was asked for."""
     facts = []
@@ -140,7 +160,8 @@ def _on_input(subject: Subject, name: str, rows: AnyRows, graphs: Mapping[Roundi
         judgements = {rounding: Judgement(truth, one.deviation) for rounding, one in judgements.items()}
     for runtime in subject.runtimes:
         judgement = judgements[runtime.float32]
-        for chosen in batches_of(len(rows), BATCHES).values():
+        sizes = {*BATCHES, *(SERVED if name == "random" and runtime.placement is not None else ())}
+        for chosen in batches_of(len(rows), sorted(sizes)).values():
             report.add(_one_run(subject, runtime, RUNG_OF_INPUT[name], name, rows[chosen], judgement.take(chosen)))
         report.add(_independence(subject, runtime, name, rows, judgement))
     return report
@@ -177,6 +198,6 @@ def _independence(subject: Subject, runtime: Runtime, name: str, rows: AnyRows, 
     except Exception:  # _one_run has reported it
         return Report()
     batch = Judgement(together, judgement.deviation)
-    report = _one_run(subject, Runtime(runtime.name, alone), "P4", f"{name}, each row alone,", rows, batch)
-    report.add(_one_run(subject, runtime, "P4", f"{name}, permuted,", rows[order], batch.take(order)))
+    report = _one_run(subject, Runtime(runtime.name, alone), "P4", f"row-by-row {name}", rows, batch)
+    report.add(_one_run(subject, runtime, "P4", f"permuted {name}", rows[order], batch.take(order)))
     return report

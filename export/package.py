@@ -92,17 +92,22 @@ def next_version(parent: Path) -> int:
     return max(versions(parent), default=0) + 1
 
 
-def read_graph(package: Package, role: str) -> bytes:
-    """The ONNX file of a graph, as it was when the package was opened.
+def read_file(package: Package, name: str) -> bytes:
+    """A file that the manifest lists, as it was when the package was opened.
 
     Raises:
         DigestMismatchError: it has changed since.
     """
-    path = package.path / package.manifest.graphs[role].path
+    path = package.path / name
     data = path.read_bytes()
-    entry = next(entry for entry in package.manifest.files if entry.path == package.manifest.graphs[role].path)
+    entry = next(entry for entry in package.manifest.files if entry.path == name)
     check_digest(path, hashlib.sha256(data).hexdigest(), entry)
     return data
+
+
+def read_graph(package: Package, role: str) -> bytes:
+    """The ONNX file of a graph; see `read_file`."""
+    return read_file(package, package.manifest.graphs[role].path)
 
 
 def refuse_existing(*targets: Path) -> None:

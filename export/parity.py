@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import ParityError
+from export.errors import ExportError, ParityError
 from vaeport.package import has_bytes
+
+PARITY_NAME = "parity.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ class Report:
 
         P1 is left out, which compares two truths, and bytes, which are equal or off by one where they may.
         """
-        judged = (check for check in self.checks if check.rung != "P1" and not has_bytes(check.graph))
-        return max(judged, key=lambda check: check.share)
+        judged = [check for check in self.checks if check.rung != "P1" and not has_bytes(check.graph)]
+        return max(judged or self.checks, key=lambda check: check.share)
 
 
 def compare(
@@ -166,6 +168,42 @@ def to_json(report: Report) -> dict[str, Any]:
         "facts": [{**asdict(fact), "passed": fact.passed} for fact in report.facts],
         "not_run": [asdict(row) for row in report.not_run],
     }
+
+
+def from_json(value: Any) -> Report:
+    """The report of the content of a parity.json. The first exports had neither rungs nor facts.
+
+    Raises:
+        ExportError: it is not one, naming the row.
+    """
+    try:
+        checks, facts, not_run = value["checks"], value.get("facts", []), value.get("not_run", [])
+        if not checks:
+            raise ValueError("no check in it")
+        skipped = [NotRun(str(row["runtime"]), str(row["reason"])) for row in not_run]
+        return Report([_check_of(row) for row in checks], [_fact_of(row) for row in facts], skipped)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ExportError(f"not the rows of a proof: {type(error).__name__}: {error}") from error
+
+
+def _check_of(row: dict[str, Any]) -> Check:
+    row = {"rung": "P2", "error": row.get("worst_error"), **row}
+    numbers = {name: float(row[name]) for name in ("got", "expected", "error", "limit")}
+    values = {**row, **numbers, "batch": int(row["batch"]), "index": tuple(map(int, row["index"]))}
+    check = Check(**{key: value for key, value in values.items() if key not in ("passed", "worst_error")})
+    _require_as_said(check, row)
+    return check
+
+
+def _fact_of(row: dict[str, Any]) -> Fact:
+    fact = Fact(**{key: str(value) for key, value in row.items() if key != "passed"})
+    _require_as_said(fact, row)
+    return fact
+
+
+def _require_as_said(found: Check | Fact, row: dict[str, Any]) -> None:
+    if row["passed"] is not found.passed:
+        raise ValueError(f"a row says that it has {'' if row['passed'] else 'not '}passed: {found}")
 
 
 def summary(report: Report) -> dict[str, Any]:

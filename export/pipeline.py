@@ -12,16 +12,16 @@ import torch
 
 from export import parity
 from export.calibration import calibration_rows
-from export.card import IMAGES_INSIDE, RECONSTRUCTIONS
+from export.card import IMAGES_INSIDE, OVERRULED, RECONSTRUCTIONS
 from export.end_metric import end_metric, pairs
 from export.errors import ExportError, VersionExistsError
 from export.golden import golden_vectors
 from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
-from export.ladder import Subject, climb
+from export.ladder import Subject, climb, edges
 from export.package import next_version, publish, staging, write_json, write_receipt
 from export.pictures import write_pictures
-from export.precisions import measure, receipt, require, require_devices
+from export.precisions import measure, objections_to, receipt, require, require_devices
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
 from export.variants import module_of, variants
@@ -98,7 +98,8 @@ def export_run(
             write_pictures(staged, model, images, binarization, reconstructions=card_images)
             measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
         require(measured, force=force)
-        write_json(staged / "parity.json", parity.to_json(report))
+        overruled = [text for name, one in sorted(measured.items()) for text in objections_to(name, one.spec)]
+        write_json(staged / parity.PARITY_NAME, {**parity.to_json(report), OVERRULED: overruled})
         (staged / CHECKPOINT_NAME).write_bytes(checkpoint)
         chosen = "last" if last else "lowest test objective after the warm-up"
         inside = [RECONSTRUCTIONS] * card_images + [GOLDEN_NAME] * golden_images
@@ -110,7 +111,7 @@ def export_run(
             preprocessing=_preprocessing(run),
             graphs={graph: subject.spec for graph, subject in subjects.items()},
             training={**_training_summary(run, metrics, chosen), IMAGES_INSIDE: inside},
-            parity=parity.summary(report),
+            parity={**parity.summary(report), OVERRULED: overruled},
             files=(),  # listed when the folder is complete
             precisions={name: one.spec for name, one in measured.items()},
         )
@@ -159,7 +160,7 @@ def _subject(staged: Path, name: str, proto: onnx.ModelProto, role: Role, script
     runtimes, not_run = onnx_runtimes(path, data, spec, precision_of(name))
     if name == role.name:
         runtimes.insert(0, pytorch(role.module))
-    scripted, not_scripted = torchscript(script) if script else ([], [])
+    scripted, not_scripted = torchscript(script, script.read_bytes()) if script else ([], [])
     return Subject(name, onnx.load_from_string(data), spec, module, [*runtimes, *scripted], [*not_run, *not_scripted])
 
 
@@ -169,6 +170,7 @@ def _prove(subjects: Mapping[str, Subject], real: Mapping[str, Rows], spec: Mode
     for subject in subjects.values():
         report.add(climb(subject, real[subject.role]))
     if not report.failed:
+        report.facts += edges(subjects)
         for encoder, decoder in pairs(subjects):
             report.add(end_metric(encoder, decoder, spec, real["encoder"]))
     return report

@@ -1,4 +1,4 @@
-"""The runtimes that are held to the truth: each a function from float32 rows to float32 outputs."""
+"""The runtimes that are held to the truth: each a function from rows to outputs, of the dtypes of the graph."""
 
 import contextlib
 import functools
@@ -86,17 +86,17 @@ def pytorch(module: "torch.nn.Module") -> Runtime:
     return Runtime(PYTORCH, lambda rows: run_torch(module, rows))
 
 
-def torchscript(path: Path) -> tuple[list[Runtime], list[NotRun]]:
-    """A file of the package on the CPU, and on a GPU if PyTorch has one."""
+def torchscript(path: Path, content: bytes) -> tuple[list[Runtime], list[NotRun]]:
+    """The file `path` of the package on the CPU, and on a GPU if PyTorch has one."""
     import torch
 
     from export.torchscript import load_torchscript
 
-    module = load_torchscript(path)
+    module = load_torchscript(path, content)
     runtimes = [Runtime(TORCHSCRIPT, lambda rows: run_torch(module, rows))]
     if not torch.cuda.is_available():
         return runtimes, [NotRun(TORCHSCRIPT_CUDA, "no GPU")]
-    moved = load_torchscript(path).cuda()
+    moved = load_torchscript(path, content).cuda()
     return [*runtimes, Runtime(TORCHSCRIPT_CUDA, lambda rows: _on_cuda(moved, rows))], []
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import torch
 
+from export.errors import ExportError
 from export.graphs import EXAMPLE_BATCH, Role, roles
 from training.run import Run
+from vaeport.errors import bounded
 
 FOLDER = "torchscript"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip entry can have
@@ -53,10 +55,21 @@ def write_torchscript(staged: Path, run: Run, weights: str, checkpoint: bytes) -
     return paths
 
 
-def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """A module of a package, on the CPU. It runs code from the file: only for packages that are trusted."""
-    with _deprecated():
-        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")  # type: ignore[no-untyped-call]
+def load_torchscript(path: Path, content: bytes) -> torch.jit.ScriptModule:
+    """A module of a package, on the CPU. It runs code from the file: only for packages that are trusted.
+
+    Args:
+        path: of the file, for the error.
+        content: of the file.
+
+    Raises:
+        ExportError: PyTorch cannot load it.
+    """
+    try:
+        with _deprecated():
+            module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # PyTorch's readers raise several unrelated types
+        raise ExportError(f"{path}: PyTorch cannot load it: {bounded(str(error))}") from error
     return module.eval()
 
 

@@ -1,7 +1,7 @@
 """Variants of the two graphs: computing in another precision, and with images as bytes at the edge.
 
-Each is made of the ONNX graph it is a variant of, by ONNX Runtime's own converters where there is one, and has the
-PyTorch module that it should equal, where there can be one.
+Each is made of the ONNX graph it is a variant of, by ONNX Runtime's own converters where there is one (export.edges
+has the bytes), and has the PyTorch module that it should equal, where there can be one.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from export.edges import with_bytes
 from export.inputs import Rows
 from vaeport.package import BATCH_AXIS, ROLES, graph_name, has_bytes, precision_of, role_of
 
@@ -103,7 +103,8 @@ def in_half(module: nn.Module) -> nn.Module:
     rounded = copy.deepcopy(module)
     for weight in (*rounded.parameters(), *rounded.buffers()):
         if weight.is_floating_point():
-            weight.data = torch.from_numpy(convert_np_to_float16(weight.detach().numpy()).astype(np.float32))
+            flat = weight.detach().numpy().reshape(-1)  # it takes no scalar: a Gaussian's log_sigma is one
+            weight.data = torch.from_numpy(convert_np_to_float16(flat).astype(np.float32)).reshape(weight.shape)
     return rounded
 
 
@@ -129,72 +130,6 @@ def to_int8(graph: onnx.ModelProto, rows: Rows) -> onnx.ModelProto:
             extra_options={"OpTypesToExcludeOutputQuantization": LINEAR},  # logits need more than 256 levels
         )
         return _settled(onnx.load(path), graph)
-
-
-def with_bytes(role: str, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with images as uint8 at its edge: what enters the encoder, and the one output of the decoder."""
-    changed = copy.deepcopy(graph)
-    if role == "encoder":
-        _image_from_bytes(changed.graph)
-    else:
-        _image_to_bytes(changed.graph)
-    onnx.checker.check_model(changed, full_check=True)
-    return changed
-
-
-def _image_from_bytes(graph: onnx.GraphProto) -> None:
-    """Cast and divide, before what was the input."""
-    image = graph.input[0]
-    _rename(graph, image.name, "image_float")
-    graph.initializer.append(numpy_helper.from_array(np.array(255.0, np.float32), "full"))
-    nodes = [
-        helper.make_node("Cast", [image.name], ["image_value"], "image_value", to=TensorProto.FLOAT),
-        helper.make_node("Div", ["image_value", "full"], ["image_float"], "image_float"),
-        *graph.node,
-    ]
-    _replace_nodes(graph, nodes)
-    image.type.tensor_type.elem_type = TensorProto.UINT8
-
-
-def _image_to_bytes(graph: onnx.GraphProto) -> None:
-    """Multiply, round and cast, after what was the image; the logits or means go with their output."""
-    image = graph.output[0]
-    _rename(graph, image.name, "image_float")
-    graph.initializer.append(numpy_helper.from_array(np.array(255.0, np.float32), "full"))
-    graph.node.extend(
-        [
-            helper.make_node("Mul", ["image_float", "full"], ["image_value"], "image_value"),
-            helper.make_node("Round", ["image_value"], ["image_rounded"], "image_rounded"),
-            helper.make_node("Cast", ["image_rounded"], [image.name], "image", to=TensorProto.UINT8),
-        ]
-    )
-    image.type.tensor_type.elem_type = TensorProto.UINT8
-    del graph.output[1:]
-    _drop_unused(graph)
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """A tensor, in the nodes alone."""
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Nodes that no output needs, such as a cast of the logits."""
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= set(node.input)
-    _replace_nodes(graph, list(reversed(kept)))
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    kept = [copy.deepcopy(node) for node in nodes]  # clearing would empty them
-    graph.ClearField("node")
-    graph.node.extend(kept)
 
 
 def _settled(converted: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:

@@ -57,6 +57,10 @@ def test_a_package_loads_and_gives_the_numbers_it_gave(made: Path) -> None:
         vaeport.load(package.path, self_test=True)
 
 
+def test_a_package_is_verified_as_it_is(made: Path) -> None:
+    assert verify(made / "models" / "digits" / "1", run_torchscript=True).failed == []
+
+
 def test_a_run_gives_the_numbers_it_gave(made: Path) -> None:
     model, metrics = open_run(made / "runs" / "digits").load_model()
     assert metrics["epoch"] == 2

@@ -50,6 +50,7 @@ FP32, PRECISIONS = "fp32", ("fp32", "fp16", "int8")
 BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
 MAX_ENTRIES = 1 << 15  # files and folders of a package; a manifest within its cap lists fewer
 PACKAGE_MAX_BYTES = 1 << 32  # of all files together: a reader computes the digest of each
+SIGMA_RANGE = (1e-3, 1e6)  # of a Gaussian likelihood; training's floor is 0.0025, and beyond it scores overflow
 MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
 
 
@@ -233,11 +234,11 @@ def _check_values(manifest: Manifest) -> None:
     if min(*model.image_shape, model.latent_dim) < 1 or max(*model.image_shape, model.latent_dim) > MAX_AXIS:
         sizes = (*model.image_shape, model.latent_dim)
         raise ManifestFieldError(f"manifest.model: sizes must be positive and at most {MAX_AXIS}, got {sizes}")
-    if (model.likelihood == "gaussian") != (model.sigma is not None and model.sigma > 0):
+    gaussian, (low, high) = model.likelihood == "gaussian", SIGMA_RANGE
+    if gaussian != (model.sigma is not None) or (model.sigma is not None and not low <= model.sigma <= high):
+        expected = f"{low} to {high:g}" if gaussian else "null"
         raise ManifestFieldError(
-            f"manifest.model.sigma: expected a positive number for a {model.likelihood} likelihood, got {model.sigma}"
-            if model.likelihood == "gaussian"
-            else f"manifest.model.sigma: expected null for a {model.likelihood} likelihood, got {model.sigma}"
+            f"manifest.model.sigma: expected {expected} for a {model.likelihood} likelihood, got {model.sigma}"
         )
     shape = (manifest.preprocessing.channels, *manifest.preprocessing.size)
     if shape != model.image_shape:

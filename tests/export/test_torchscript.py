@@ -19,6 +19,11 @@ from tests.export.test_export import run_of
 from training.run import BEST, open_run
 from vaeport.package import open_package
 
+
+def loaded(path: Path) -> torch.jit.ScriptModule:
+    return load_torchscript(path, path.read_bytes())
+
+
 ROOT = Path(__file__).parents[2]
 ROLES = ["encoder", "decoder"]
 
@@ -53,7 +58,7 @@ def test_what_is_dropped_did_tell(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 5])
 def test_torch_loads_it_and_it_computes_the_same_at_any_batch(package: Path, batch: int) -> None:
     model = vaeport.load(package)
-    encoder, decoder = (load_torchscript(package / "torchscript" / f"{role}.pt") for role in ROLES)
+    encoder, decoder = (loaded(package / "torchscript" / f"{role}.pt") for role in ROLES)
     images = np.random.default_rng(0).random((batch, 1, 8, 8), np.float32)
     with torch.inference_mode():
         mean, log_var = encoder(torch.from_numpy(images))
@@ -81,7 +86,7 @@ def test_a_trace_does_not_allow_tf32_for_convolutions(tmp_path: Path) -> None:
     """It keeps what PyTorch allows while it traces, and that is TF32; whoever loads it on a GPU cannot take it back."""
     run = open_run(run_of(tmp_path, network="conv"))
     for path in write_torchscript(tmp_path, run, BEST, (run.path / BEST).read_bytes()).values():
-        graph: Any = load_torchscript(path).inlined_graph
+        graph: Any = loaded(path).inlined_graph
         convolutions = graph.findAllNodes("aten::_convolution")
         assert len(convolutions) == 2
         assert [list(node.inputs())[-1].toIValue() for node in convolutions] == [False, False]

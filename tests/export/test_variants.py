@@ -19,13 +19,14 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import vaeport
 from export import pipeline, precisions
+from export.edges import with_bytes
 from export.errors import ExportError
 from export.graphs import graph_spec, roles, to_onnx
 from export.inputs import Rows, random_images, random_latents
-from export.ladder import Subject, climb
+from export.ladder import Subject, climb, edges
 from export.pipeline import export_run
 from export.runtimes import Runtime, cuda_device, onnx_runtimes
-from export.variants import module_of, to_int8, variants, with_bytes
+from export.variants import module_of, to_int8, variants
 from training import VAE
 from vaeport.arrays import to_float, to_uint8
 from vaeport.errors import InvalidInputError
@@ -138,6 +139,18 @@ def test_a_wrong_variant_is_no_longer_the_module(subjects: Mapping[str, Subject]
     assert "P1" in {row.rung for row in report.failed}
 
 
+def test_a_graph_with_bytes_is_its_sibling_and_no_other(subjects: Mapping[str, Subject]) -> None:
+    """A changed weight may change no byte by more than its limit, and of int8 there is no module to compare with."""
+    assert all(fact.passed for fact in edges(subjects))
+    assert len(edges(subjects)) == len(NAMES) / 2
+    for name, weight in (("decoder.uint8", "weight"), ("encoder.int8.uint8", "weight_quantized")):
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(subjects[name].proto)
+        edit(wrong, weight, lambda a: (a + (np.arange(a.size).reshape(a.shape) == 0)).astype(a.dtype))
+        changed = {**subjects, name: dataclasses.replace(subjects[name], proto=wrong)}
+        assert [fact.graph for fact in edges(changed) if not fact.passed] == [name]
+
+
 def float8(rows: NDArray[Any]) -> NDArray[Any]:
     mantissa, exponent = np.frexp(rows)
     return np.asarray(np.ldexp(np.round(mantissa * 2**4) / 2**4, exponent), np.float32)
@@ -185,6 +198,29 @@ def test_a_precision_that_changes_the_elbo_is_objected_to(subjects: Mapping[str,
     found = precisions.measure("int8", wrong, MODEL, IMAGES)
     assert found.spec.elbo_change > 10 * right.spec.elbo_change
     assert any(re.match(r"int8: it changes the ELBO: expected at most 0\.032 nats", text) for text in found.objections)
+
+
+def test_what_a_package_says_about_a_precision_is_held_to_its_graphs(subjects: Mapping[str, Subject]) -> None:
+    stated = {name: precisions.measure(name, subjects, MODEL, IMAGES).spec for name in ("fp16", "int8")}
+
+    def failed(subjects: Mapping[str, Subject] = subjects, **changed: Any) -> set[str]:
+        found = {**stated, "int8": dataclasses.replace(stated["int8"], **changed)}
+        return {str(row) for row in precisions.recheck(subjects, MODEL, found).failed}
+
+    assert failed() == set()
+    assert failed(elbo_change=1e-9)
+    assert failed(elbo_change=-1.0)
+    assert failed(image_change=0.0)
+    assert failed(image_change=-1.0)
+    assert failed(elbo_limit=1e9) == {
+        "P6: both, manifest.json, manifest.precisions.int8.elbo_limit: expected 0.032, got 1e+09"
+    }
+    assert failed(target="cuda")
+    junk = onnx.ModelProto()
+    junk.CopyFrom(subjects["decoder.int8"].proto)
+    edit(junk, "weight_quantized", lambda a: a[::-1, ::-1].copy())
+    wrong = {**subjects, "decoder.int8": dataclasses.replace(subjects["decoder.int8"], proto=junk)}
+    assert any(row.startswith("P6: both.int8.image_change") for row in failed(wrong))
 
 
 def test_a_precision_that_is_slower_is_objected_to(
@@ -266,6 +302,21 @@ def test_the_manifest_says_what_each_precision_costs(all_precisions: Path) -> No
     card = (all_precisions / "README.md").read_text()
     assert f"| `int8` | cpu | {int8.elbo_change:.3g} nats per image, at most {int8.elbo_limit:.3g} |" in card
     assert re.search(r"\| `fp16` \| cuda \|.*\| not measured \|", card)
+
+
+@pytest.mark.skipif(cuda_device() is not None, reason="a GPU measures it")
+def test_what_was_overruled_is_in_the_package(all_precisions: Path) -> None:
+    said = ["fp16: its speed was not measured on what it is for, cuda"]
+    assert open_package(all_precisions).manifest.parity["overruled"] == said
+    assert json.loads((all_precisions / "parity.json").read_text())["overruled"] == said
+    assert f"Published in spite of this:\n\n* {said[0]}\n" in (all_precisions / "README.md").read_text()
+
+
+def test_what_is_overruled_is_printed(subjects: Mapping[str, Subject], capsys: pytest.CaptureFixture[str]) -> None:
+    measured = precisions.measure("int8", subjects, MODEL, IMAGES)
+    measured = dataclasses.replace(measured, objections=("int8: it is bad",))
+    precisions.require({"int8": measured}, force=True)
+    assert capsys.readouterr().err == "export: overruled by --force: int8: it is bad\n"
 
 
 def test_the_receipt_lies_beside_the_package_and_has_its_digest(all_precisions: Path) -> None:

@@ -147,7 +147,9 @@ def test_a_later_format_is_said_to_need_a_newer_reader(copy: Path) -> None:
         (lambda v: v["preprocessing"].update(crop="left"), "manifest.preprocessing.crop: expected one of"),
         (lambda v: v["preprocessing"].pop("scale"), "manifest.preprocessing: missing scale"),
         (lambda v: v["model"].update(sigma=0.5), "sigma: expected null for a bernoulli likelihood, got 0.5"),
-        (lambda v: v["model"].update(likelihood="gaussian"), "sigma: expected a positive number for a gaussian"),
+        (lambda v: v["model"].update(likelihood="gaussian"), r"sigma: expected 0.001 to 1e\+06 for a gaussian"),
+        (lambda v: v["model"].update(likelihood="gaussian", sigma=1e-300), "sigma: expected .* got 1e-300"),
+        (lambda v: v["model"].update(likelihood="gaussian", sigma=1e300), r"sigma: expected .* got 1e\+300"),
         (
             lambda v: v["model"].update(likelihood="gaussian", sigma=0.1),
             "graphs.decoder: inputs and outputs are not those of manifest.model",
