@@ -1,14 +1,13 @@
 """One layer around every method of every service on the port, health and reflection included.
 
 It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
-statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, new calls are
-refused, but for those that ask for its health. What one caller has in hand is counted here, if it is limited: at the
-door nobody knows yet from where a call comes.
+statuses of serving.edge.status, so that no traceback leaves the process; those of writing out an answer, too. While the
+server drains, new calls are refused, but for those that ask for its health. What one caller has in hand is counted
+here, if it is limited: at the door nobody knows yet from where a call comes.
 """
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,9 +102,10 @@ class GuardedServer:
     def _guard(self, method: str, handler: Any, observers: Sequence[CallObserver]) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
-        counted = not handler.response_streaming or method.startswith(OURS)
+        streaming, serialise = handler.response_streaming, handler.response_serializer
+        counted = not streaming or method.startswith(OURS)
         never = asyncio.Event()
-        answer = _stream(behaviour, self._draining if counted else never) if handler.response_streaming else behaviour
+        answer = _stream(behaviour, serialise, self._draining if counted else never) if streaming else behaviour
         of_health = method.startswith(HEALTH)
         peers = None if of_health else self._peers
 
@@ -122,7 +122,8 @@ class GuardedServer:
                     request = _parsed(request, self._draining, hold)
                 else:
                     request = _message(request, hold)
-                return await answer(request, context)
+                response = await answer(request, context)
+                return response if streaming else serialise(response)
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
             except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
@@ -137,7 +138,8 @@ class GuardedServer:
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         watched = observed(guarded, observers)
-        return cast("Handler", make(watched, _lenient(handler.request_deserializer), handler.response_serializer))
+        # Without a serialiser gRPC sends bytes as they are; an error of one would escape as UNKNOWN, with its text.
+        return cast("Handler", make(watched, _lenient(handler.request_deserializer)))
 
     def _enter(self) -> None:
         self._active += 1
@@ -201,17 +203,15 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
         coming.cancel()
 
 
-def _stream(behaviour: Behaviour, ending: asyncio.Event) -> Callable[[Any, Any], Awaitable[None]]:
-    """Responses of an async generator, until it is `ending`, or of a coroutine that writes to the context itself."""
+def _stream(
+    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event
+) -> Callable[[Any, Any], Awaitable[None]]:
+    """Responses of an async generator, until it is `ending`, written out one by one."""
 
     async def stream(request: Any, context: Any) -> None:
-        responses = behaviour(request, context)
-        if inspect.isawaitable(responses):
-            await responses
-            return
-        async with contextlib.aclosing(responses):  # now, not when it is collected
+        async with contextlib.aclosing(behaviour(request, context)) as responses:  # now, not when it is collected
             async for response in responses:
-                await context.write(response)
+                await context.write(serialise(response))
                 if ending.is_set():
                     raise UnavailableError("the server is stopping: this stream ends here")
 

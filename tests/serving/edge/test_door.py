@@ -24,6 +24,8 @@ OTHER = "/somebody.Else/Call"
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
 DENIED, EXHAUSTED = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED
 
+UNWRITABLE = b"no answer can be made of this"
+
 
 class ToyServer:
     """Echoes on four services; what it has parsed is kept."""
@@ -37,8 +39,8 @@ class ToyServer:
         self.guard = GuardedServer(self.server, checks, peers)
         for path in (INFER, ADMIN, HEALTH, OTHER):
             _, service, method = path.split("/")
-            unary: Any = grpc.unary_unary_rpc_method_handler(self.echo, self.parse)
-            stream: Any = grpc.stream_stream_rpc_method_handler(self.echo_all, self.parse)
+            unary: Any = grpc.unary_unary_rpc_method_handler(self.echo, self.parse, self.write)
+            stream: Any = grpc.stream_stream_rpc_method_handler(self.echo_all, self.parse, self.write)
             self.guard.add_registered_method_handlers(service, {method: unary, f"{method}Stream": stream})
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
 
@@ -46,6 +48,11 @@ class ToyServer:
         self.parsed.append(data)
         self.arrived.release()
         return data
+
+    def write(self, response: bytes) -> bytes:
+        if response == UNWRITABLE:
+            raise ValueError("the secret of the house")
+        return response
 
     async def echo(self, request: bytes, _: object) -> bytes:
         await self.held.wait()
@@ -143,6 +150,18 @@ async def test_a_defect_of_a_check_lets_nobody_in_and_tells_nothing(toy: Toy, ca
     assert "secret" not in details
     assert details.removeprefix("internal error ") in caplog.text
     assert server.parsed == []
+
+
+@pytest.mark.parametrize("path", [INFER, f"{INFER}Stream"])
+async def test_an_answer_that_cannot_be_written_out_is_our_bug_and_tells_nothing(
+    toy: Toy, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, channel = await toy()
+    call = channel.unary_unary(path)(UNWRITABLE, metadata=[("x-request-id", "call-7")])
+    assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, "internal error call-7")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == f"{path} failed, request id call-7"
+    assert "the secret of the house" in str(record.exc_info)
 
 
 async def test_without_tokens_all_but_admin_is_open(toy: Toy) -> None:
