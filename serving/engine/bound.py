@@ -5,6 +5,7 @@ The device may be the CPU, too: there it only costs copies, and is how all of th
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +49,25 @@ class BoundGraph:
         load: makes the graph, each time with a new session.
         device: that it computes on.
         sizes: of batches, in rows, ascending.
+        rebuilding: is entered while the session is made anew between batches.
 
     Attributes:
         outputs: their names.
     """
 
-    def __init__(self, name: str, load: Callable[[], Graph], device: Device, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Graph],
+        device: Device,
+        sizes: Sequence[int],
+        rebuilding: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._name = name
         self._load = load
         self._device = device
         self._sizes = tuple(sizes)
+        self._rebuilding = rebuilding
         self._graph: Graph | None = None
         self._buckets: dict[int, _Bucket] = {}
         self._room: Rows = np.empty(0)  # where a batch is put together before it crosses
@@ -158,7 +168,8 @@ class BoundGraph:
     def _rebuild(self) -> None:
         """As `warm_up`, but the server has callers: if it fails, it cannot be tried again for every batch of them."""
         try:
-            self.warm_up()
+            with self._rebuilding():
+                self.warm_up()
         except DeviceLostError:
             raise
         except Exception as error:
