@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from grpc import aio
 
+from serving.edge.answers import Answers
 from serving.edge.calls import CallLog, LogCalls
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
@@ -40,6 +41,7 @@ class GuardedServer:
         server: the real one, which gets a single handler: the door.
         checks: what the door asks, besides whether the server drains.
         peers: what each caller may have in hand; None is no limit.
+        answers: how many bytes of answers may be on their way; None is no limit.
         log_calls: which calls leave a line in the log.
         telemetry: is told of every call of a method that is offered, and of refusals.
     """
@@ -51,8 +53,10 @@ class GuardedServer:
         peers: Peers | None = None,
         log_calls: LogCalls = "none",
         telemetry: Telemetry = SILENT,
+        answers: Answers | None = None,
     ) -> None:
         self._telemetry = telemetry
+        self._answers = answers
         self._door = Door([self._check_draining, *checks], telemetry)
         self._peers = peers
         self._log_calls = log_calls
@@ -107,7 +111,7 @@ class GuardedServer:
         never = asyncio.Event()
         answer = _stream(behaviour, serialise, self._draining if counted else never) if streaming else behaviour
         of_health = method.startswith(HEALTH)
-        peers = None if of_health else self._peers
+        peers, answers = (None, None) if of_health else (self._peers, self._answers)
 
         async def guarded(request: Any, context: Any) -> Any:
             if counted:
@@ -116,6 +120,8 @@ class GuardedServer:
             try:
                 if self._draining.is_set() and not of_health:  # since it came by the door
                     raise DrainingError()
+                if answers is not None:
+                    answers.check(context)
                 if peers is not None:
                     hold = peers.enter(caller_of(context))
                 if handler.request_streaming:
@@ -123,7 +129,11 @@ class GuardedServer:
                 else:
                     request = _message(request, hold)
                 response = await answer(request, context)
-                return response if streaming else serialise(response)
+                if not streaming:
+                    response = serialise(response)
+                    if answers is not None:
+                        answers.send(context, len(response))
+                return response
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
             except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
