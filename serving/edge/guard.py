@@ -18,6 +18,7 @@ from serving.edge.answers import Answers
 from serving.edge.calls import CallLog, LogCalls
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
+from serving.edge.large import LARGE_BYTES, Written, aside
 from serving.edge.observed import CallObserver, DrainingError, cause_of, observed
 from serving.edge.peers import Hold, Peers
 from serving.edge.request_id import request_id_of
@@ -106,7 +107,8 @@ class GuardedServer:
     def _guard(self, method: str, handler: Any, observers: Sequence[CallObserver]) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
-        streaming, serialise = handler.response_streaming, handler.response_serializer
+        streaming = handler.response_streaming
+        parse, serialise = handler.request_deserializer, _writer(handler.response_serializer)
         counted = not streaming or method.startswith(OURS)
         never = asyncio.Event()
         answer = _stream(behaviour, serialise, self._draining if counted else never) if streaming else behaviour
@@ -125,9 +127,9 @@ class GuardedServer:
                 if peers is not None:
                     hold = peers.enter(caller_of(context))
                 if handler.request_streaming:
-                    request = _parsed(request, self._draining, hold)
+                    request = _parsed(parse, request, self._draining, hold)
                 else:
-                    request = _message(request, hold)
+                    request = await _message(parse, request, hold)
                 response = await answer(request, context)
                 if not streaming:
                     response = serialise(response)
@@ -148,8 +150,8 @@ class GuardedServer:
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         watched = observed(guarded, observers)
-        # Without a serialiser gRPC sends bytes as they are; an error of one would escape as UNKNOWN, with its text.
-        return cast("Handler", make(watched, _lenient(handler.request_deserializer)))
+        # gRPC gets and gives bytes as they are: what went wrong in its hands would escape as UNKNOWN, with its text.
+        return cast("Handler", make(watched))
 
     def _enter(self) -> None:
         self._active += 1
@@ -164,36 +166,31 @@ class GuardedServer:
             self._idle.set()
 
 
-Parsed = tuple[Any, int]
-"""A message, or why there is none, and the bytes that it had on the wire."""
+def _writer(serialise: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Writes out a message that has not been written."""
+
+    def write(response: Any) -> bytes:
+        return response.data if type(response) is Written else serialise(response)
+
+    return write
 
 
-def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Parsed]:
-    """Returns the error of bytes that do not parse, since raising it there would end in UNKNOWN."""
-
-    def lenient(data: bytes) -> Parsed:
-        try:
-            return deserialise(data), len(data)
-        except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
-            return InvalidInputError(f"the request does not parse: {error}"), 0
-
-    return lenient
-
-
-def _message(parsed: Parsed, hold: Hold | None) -> Any:
-    message, size = parsed
-    if type(message) is InvalidInputError:
-        raise message
+async def _message(parse: Callable[[bytes], Any], data: bytes, hold: Hold | None) -> Any:
     if hold is not None:
-        hold.take(size)
-    return message
+        hold.take(len(data))
+    try:
+        return parse(data) if len(data) < LARGE_BYTES else await aside(parse, data)
+    except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
+        raise InvalidInputError(f"the request does not parse: {error}") from None
 
 
-async def _parsed(requests: AsyncIterator[Parsed], draining: asyncio.Event, hold: Hold | None) -> AsyncIterator[Any]:
+async def _parsed(
+    parse: Callable[[bytes], Any], requests: AsyncIterator[bytes], draining: asyncio.Event, hold: Hold | None
+) -> AsyncIterator[Any]:
     stop = asyncio.ensure_future(draining.wait())
     try:
         while (request := await _next(requests, stop)) is not _END:
-            yield _message(request, hold)
+            yield await _message(parse, request, hold)
     finally:
         stop.cancel()
 

@@ -1,11 +1,13 @@
 """Results of the core as messages of the protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from serving.batching import Duration, Statistics
 from serving.core import Inferred
+from serving.edge.large import Written
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.graphs import ServedGraph, TensorSpec
 
@@ -13,6 +15,9 @@ PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # what Triton calls graph
 DATATYPE = "FP32"  # of all graphs
 FINAL = "triton_final_response"
 MAX_ECHO = 1024  # characters of what a stranger wrote
+
+Response = TypeVar("Response", pb.ModelInferResponse, pb.ModelStreamInferResponse)
+Make = Callable[[Inferred, Sequence[int], str], Response]
 
 
 def infer_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelInferResponse:
@@ -29,10 +34,16 @@ def infer_response(inferred: Inferred, outputs: Sequence[int], request_id: str) 
     )
 
 
-def stream_response(response: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:
+def stream_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelStreamInferResponse:
     """One answer of a stream: the only one to its request."""
+    response = infer_response(inferred, outputs, request_id)
     response.parameters[FINAL].bool_param = True
     return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def written(make: Make[Response], inferred: Inferred, outputs: Sequence[int], request_id: str) -> Written:
+    """What `make` makes, written out."""
+    return Written(make(inferred, outputs, request_id).SerializeToString())
 
 
 def stream_error(request: pb.ModelInferRequest, text: str) -> pb.ModelStreamInferResponse:
