@@ -21,14 +21,19 @@ Make = Callable[[Inferred, Sequence[int], str], Response]
 
 
 def infer_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelInferResponse:
-    """The outputs that are wanted, raw: clients look at nothing else."""
-    graph = inferred.graph
+    """The outputs that are wanted, raw: clients look at nothing else. The timings are parameters."""
+    graph, timings = inferred.graph, inferred.timings
     arrays = [(graph.spec.outputs[index].name, inferred.outputs[index]) for index in outputs]
     tensor = pb.ModelInferResponse.InferOutputTensor
     return pb.ModelInferResponse(
         model_name=graph.name,
         model_version=graph.info.version,
         id=request_id,
+        parameters={
+            "queue_seconds": pb.InferParameter(double_param=timings.queue_seconds),
+            "compute_seconds": pb.InferParameter(double_param=timings.compute_seconds),
+            "batch_rows": pb.InferParameter(int64_param=timings.batch_rows),
+        },
         outputs=[tensor(name=name, datatype=DATATYPE, shape=array.shape) for name, array in arrays],
         raw_output_contents=[np.ascontiguousarray(array, "<f4").tobytes() for _, array in arrays],
     )
