@@ -2,7 +2,8 @@
 
 All models are tried every few seconds, and at once after a batch has failed. Canaries stand outside of the queues, so
 that a full one makes nobody unready, and take turns on the engine as the graphs do. One that gives wrong numbers or an
-error makes its model unready until a later one passes; an engine that does not come back makes all models unready.
+error makes its model unready until a later one passes; an engine that does not come back makes all models unready, and
+so does one that makes a session anew.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from serving.canary import Canary
 from serving.engine import Engine
 from vaeport.errors import bounded
 
+LOOK_SECONDS = 1.0  # between looks at an engine that has not come back
+REBUILDING = "the engine is out of memory, and makes a session anew for smaller batches"
 SOONEST = 0.1  # times the interval: callers whose rows fail again and again must not fill the engine with canaries
 
 log = logging.getLogger(__name__)
@@ -81,16 +84,22 @@ class Readiness:
         try:
             while not pending.done():
                 left = self._hang - self._stuck_seconds(began)
-                if left <= 0:
-                    self._judge_all(f"the engine has not come back for {self._hang:g} s")
+                rebuilding = self._engine.rebuild_seconds is not None
+                if rebuilding or left <= 0:
+                    self._judge_all(REBUILDING if rebuilding else f"the engine has not come back for {self._hang:g} s")
                     self._engine.suspect.set()  # should it come back, nobody waits long for the next round
-                await asyncio.wait([pending], timeout=left if left > 0 else None)
+                await asyncio.wait([pending], timeout=min(left, LOOK_SECONDS) if left > 0 else LOOK_SECONDS)
             return await pending
         finally:
             pending.cancel()
 
     def _stuck_seconds(self, began: float) -> float:
-        """For how long nothing has come back from the engine while there was something to compute."""
+        """For how long nothing has come back from the engine while there was something to compute.
+
+        A session that is made anew takes as long as it takes; the supervisor has a limit for it.
+        """
+        if self._engine.rebuild_seconds is not None:
+            return 0.0
         busy = self._engine.busy_seconds
         return min(self._engine.idle_seconds, time.monotonic() - began) if busy is None else busy
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+REBUILD_SECONDS = 600.0  # for sessions that are made anew: as long as a start may take
+
 if TYPE_CHECKING:
     from serving.engine import Engine
     from serving.health import Readiness
@@ -23,10 +25,12 @@ class Heartbeat:
         sent: seconds on the monotonic clock, which the processes of a machine share.
         ready: whether to send requests here.
         reason: why not; "" if it is ready.
-        busy_seconds: for how long the engine has been computing the batch that runs; None if none does.
+        busy_seconds: for how long the engine has been computing the batch that runs; None if none does, or a session is
+            made anew.
         idle_seconds: since the engine's thread last came back from a batch or a canary, with whatever result.
         queue_rows: rows that wait, by graph, `<model>_encoder` and `<model>_decoder`.
         calls: that are being answered.
+        rebuild_seconds: for how long the engine has been making a session anew, out of memory; None if it does not.
     """
 
     sent: float
@@ -36,6 +40,7 @@ class Heartbeat:
     idle_seconds: float
     queue_rows: Mapping[str, int]
     calls: int
+    rebuild_seconds: float | None = None
 
 
 def heartbeat_of(
@@ -48,7 +53,10 @@ def heartbeat_of(
         for model in models
         for role, batcher in (("encoder", model.encoder), ("decoder", model.decoder))
     }
-    return Heartbeat(time.monotonic(), not reason, reason, engine.busy_seconds, engine.idle_seconds, rows, calls)
+    rebuild = engine.rebuild_seconds
+    return Heartbeat(
+        time.monotonic(), not reason, reason, engine.busy_seconds, engine.idle_seconds, rows, calls, rebuild
+    )
 
 
 def hung(beat: Heartbeat, now: float, limit: float) -> str:
@@ -57,10 +65,13 @@ def hung(beat: Heartbeat, now: float, limit: float) -> str:
     Args:
         beat: the last one that came.
         now: seconds on the monotonic clock.
-        limit: seconds without a beat, or for one batch, that are too many.
+        limit: seconds without a beat, or for one batch, that are too many. A session that is made anew may take
+            REBUILD_SECONDS.
     """
     if (silent := now - beat.sent) > limit:
         return f"no heartbeat for {silent:.0f} s"
     if beat.busy_seconds is not None and beat.busy_seconds > limit:
         return f"a batch has been running for {beat.busy_seconds:.0f} s"
+    if beat.rebuild_seconds is not None and beat.rebuild_seconds > REBUILD_SECONDS:
+        return f"a session has been made anew for {beat.rebuild_seconds:.0f} s"
     return ""

@@ -1,7 +1,8 @@
 """The models of a server: from a folder of packages to graphs that are ready to compute."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from vaeport.package import FP32, Package, graph_name, open_package
 from vaeport.results import ModelInfo
 from vaeport.scoring import ScoringSpec
 from vaeport.signing import check_signature
+
+Rebuilding = Callable[[], AbstractContextManager[None]]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ def load_models(
     precision: str = FP32,
     public_key: Path | None = None,
     buckets: Sequence[int] = (),
+    rebuilding: Rebuilding = nullcontext,
 ) -> list[LoadedModel]:
     """Load packages, so that they are ready to compute.
 
@@ -67,6 +71,7 @@ def load_models(
         public_key: every package must have a valid signature by this key. None: signatures are not looked at.
         buckets: batch sizes, in rows, ascending, that each graph has memory of its own for; as CUDA needs it. None:
             graphs take whatever comes.
+        rebuilding: is entered while a graph makes its session anew.
 
     Raises:
         DeviceError: a node would compute elsewhere than on the device, or the device fails.
@@ -75,7 +80,7 @@ def load_models(
         SignatureError: with `public_key`, one is not signed by it.
         SelfTestError: a graph does not give here what its golden vectors say.
     """
-    return [_load_model(path, device, threads, precision, public_key, buckets) for path in packages]
+    return [_load_model(path, device, threads, precision, public_key, buckets, rebuilding) for path in packages]
 
 
 def serve_model(
@@ -111,7 +116,13 @@ def batcher_of(
 
 
 def _load_model(
-    path: Path, device: Device, threads: int, precision: str, public_key: Path | None, buckets: Sequence[int]
+    path: Path,
+    device: Device,
+    threads: int,
+    precision: str,
+    public_key: Path | None,
+    buckets: Sequence[int],
+    rebuilding: Rebuilding,
 ) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
@@ -121,7 +132,7 @@ def _load_model(
         check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
         log.info("%s: signed by %s", path, public_key)
     if buckets:
-        bound, canaries = _bound_graphs(package, device, threads, precision, buckets)
+        bound, canaries = _bound_graphs(package, device, threads, precision, buckets, rebuilding)
         return LoadedModel(package, device, bound, canaries)
     names = names_in_precision(manifest, precision)
     graphs = load_graphs(package, device, threads, names.values())
@@ -132,7 +143,7 @@ def _load_model(
 
 
 def _bound_graphs(
-    package: Package, device: Device, threads: int, precision: str, buckets: Sequence[int]
+    package: Package, device: Device, threads: int, precision: str, buckets: Sequence[int], rebuilding: Rebuilding
 ) -> tuple[dict[str, BoundGraph | ByDtype], tuple[Canary, ...]]:
     """The graphs by role, warm, and their canaries. The encoder takes bytes, too, if the package has that graph.
 
@@ -144,7 +155,7 @@ def _bound_graphs(
     graphs = {}
     for name in (*names.values(), *([of_bytes] if of_bytes in package.manifest.graphs else [])):
         load = partial(_load_one, package, device, threads, name)
-        graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets)
+        graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets, rebuilding)
         graphs[name].warm_up()
         log.info("%s %s: batches of up to %d rows", package.manifest.name, name, graphs[name].max_rows)
     canaries = _prove(package, device, graphs)

@@ -55,7 +55,8 @@ class Settings:
     client certificate, or the host. Beyond it he gets RESOURCE_EXHAUSTED. Behind a proxy all may come from one host."""
 
     max_bytes_per_peer: int = 0
-    """Bytes of the requests that one caller may have in hand, likewise. A single larger request may come alone."""
+    """Bytes of the requests that one caller may have in hand, likewise, and of the answers that he has not read. A
+    single larger one may come alone. Of the answers, 0 is a quarter of --max-queue-bytes."""
 
     max_concurrent_streams: int = 1024
     """Calls that one connection may have in hand; the client keeps the others back until some have ended."""
@@ -125,7 +126,8 @@ class Settings:
     """Rows that wait for the engine, per graph and worker; requests beyond that get RESOURCE_EXHAUSTED."""
 
     max_queue_bytes: int = 512 * 2**20
-    """Bytes of the requests that wait, per graph and worker, likewise. A single larger request may wait alone."""
+    """Bytes of the requests that wait, per graph and worker, likewise. A single larger request may wait alone. While
+    answers of as many bytes have not been read, new calls get RESOURCE_EXHAUSTED, per worker."""
 
     max_delay_ms: float = 0.0
     """Milliseconds that a free engine waits for a fuller batch. 0 computes what there is: batches grow under load."""

@@ -72,6 +72,7 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
         settings.precision,
         settings.require_signature,
         buckets if device.provider == CUDA_PROVIDER else (),
+        engine.rebuilding,
     )
     for model in models:
         manifest = model.package.manifest

@@ -1,23 +1,24 @@
 """One layer around every method of every service on the port, health and reflection included.
 
 It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
-statuses of serving.edge.status, so that no traceback leaves the process. While the server drains, new calls are
-refused, but for those that ask for its health. What one caller has in hand is counted here, if it is limited: at the
-door nobody knows yet from where a call comes.
+statuses of serving.edge.status, so that no traceback leaves the process; those of writing out an answer, too. While the
+server drains, new calls are refused, but for those that ask for its health. What one caller has in hand is counted
+here, if it is limited: at the door nobody knows yet from where a call comes.
 """
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 from grpc import aio
 
+from serving.edge.answers import Answers
 from serving.edge.calls import CallLog, LogCalls
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
+from serving.edge.large import LARGE_BYTES, Written, aside
 from serving.edge.observed import CallObserver, DrainingError, cause_of, observed
 from serving.edge.peers import Hold, Peers
 from serving.edge.request_id import request_id_of
@@ -41,6 +42,7 @@ class GuardedServer:
         server: the real one, which gets a single handler: the door.
         checks: what the door asks, besides whether the server drains.
         peers: what each caller may have in hand; None is no limit.
+        answers: how many bytes of answers may be on their way; None is no limit.
         log_calls: which calls leave a line in the log.
         telemetry: is told of every call of a method that is offered, and of refusals.
     """
@@ -52,8 +54,10 @@ class GuardedServer:
         peers: Peers | None = None,
         log_calls: LogCalls = "none",
         telemetry: Telemetry = SILENT,
+        answers: Answers | None = None,
     ) -> None:
         self._telemetry = telemetry
+        self._answers = answers
         self._door = Door([self._check_draining, *checks], telemetry)
         self._peers = peers
         self._log_calls = log_calls
@@ -103,11 +107,13 @@ class GuardedServer:
     def _guard(self, method: str, handler: Any, observers: Sequence[CallObserver]) -> "Handler":
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behaviour: Behaviour = getattr(handler, kind)
-        counted = not handler.response_streaming or method.startswith(OURS)
+        streaming = handler.response_streaming
+        parse, serialise = handler.request_deserializer, _writer(handler.response_serializer)
+        counted = not streaming or method.startswith(OURS)
         never = asyncio.Event()
-        answer = _stream(behaviour, self._draining if counted else never) if handler.response_streaming else behaviour
+        answer = _stream(behaviour, serialise, self._draining if counted else never) if streaming else behaviour
         of_health = method.startswith(HEALTH)
-        peers = None if of_health else self._peers
+        peers, answers = (None, None) if of_health else (self._peers, self._answers)
 
         async def guarded(request: Any, context: Any) -> Any:
             if counted:
@@ -116,13 +122,20 @@ class GuardedServer:
             try:
                 if self._draining.is_set() and not of_health:  # since it came by the door
                     raise DrainingError()
+                if answers is not None:
+                    answers.check(context)
                 if peers is not None:
                     hold = peers.enter(caller_of(context))
                 if handler.request_streaming:
-                    request = _parsed(request, self._draining, hold)
+                    request = _parsed(parse, request, self._draining, hold)
                 else:
-                    request = _message(request, hold)
-                return await answer(request, context)
+                    request = await _message(parse, request, hold)
+                response = await answer(request, context)
+                if not streaming:
+                    response = serialise(response)
+                    if answers is not None:
+                        answers.send(context, len(response))
+                return response
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
             except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
@@ -137,7 +150,8 @@ class GuardedServer:
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         watched = observed(guarded, observers)
-        return cast("Handler", make(watched, _lenient(handler.request_deserializer), handler.response_serializer))
+        # gRPC gets and gives bytes as they are: what went wrong in its hands would escape as UNKNOWN, with its text.
+        return cast("Handler", make(watched))
 
     def _enter(self) -> None:
         self._active += 1
@@ -152,36 +166,31 @@ class GuardedServer:
             self._idle.set()
 
 
-Parsed = tuple[Any, int]
-"""A message, or why there is none, and the bytes that it had on the wire."""
+def _writer(serialise: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Writes out a message that has not been written."""
+
+    def write(response: Any) -> bytes:
+        return response.data if type(response) is Written else serialise(response)
+
+    return write
 
 
-def _lenient(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Parsed]:
-    """Returns the error of bytes that do not parse, since raising it there would end in UNKNOWN."""
-
-    def lenient(data: bytes) -> Parsed:
-        try:
-            return deserialise(data), len(data)
-        except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
-            return InvalidInputError(f"the request does not parse: {error}"), 0
-
-    return lenient
-
-
-def _message(parsed: Parsed, hold: Hold | None) -> Any:
-    message, size = parsed
-    if type(message) is InvalidInputError:
-        raise message
+async def _message(parse: Callable[[bytes], Any], data: bytes, hold: Hold | None) -> Any:
     if hold is not None:
-        hold.take(size)
-    return message
+        hold.take(len(data))
+    try:
+        return parse(data) if len(data) < LARGE_BYTES else await aside(parse, data)
+    except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
+        raise InvalidInputError(f"the request does not parse: {error}") from None
 
 
-async def _parsed(requests: AsyncIterator[Parsed], draining: asyncio.Event, hold: Hold | None) -> AsyncIterator[Any]:
+async def _parsed(
+    parse: Callable[[bytes], Any], requests: AsyncIterator[bytes], draining: asyncio.Event, hold: Hold | None
+) -> AsyncIterator[Any]:
     stop = asyncio.ensure_future(draining.wait())
     try:
         while (request := await _next(requests, stop)) is not _END:
-            yield _message(request, hold)
+            yield await _message(parse, request, hold)
     finally:
         stop.cancel()
 
@@ -201,17 +210,15 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
         coming.cancel()
 
 
-def _stream(behaviour: Behaviour, ending: asyncio.Event) -> Callable[[Any, Any], Awaitable[None]]:
-    """Responses of an async generator, until it is `ending`, or of a coroutine that writes to the context itself."""
+def _stream(
+    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event
+) -> Callable[[Any, Any], Awaitable[None]]:
+    """Responses of an async generator, until it is `ending`, written out one by one."""
 
     async def stream(request: Any, context: Any) -> None:
-        responses = behaviour(request, context)
-        if inspect.isawaitable(responses):
-            await responses
-            return
-        async with contextlib.aclosing(responses):  # now, not when it is collected
+        async with contextlib.aclosing(behaviour(request, context)) as responses:  # now, not when it is collected
             async for response in responses:
-                await context.write(response)
+                await context.write(serialise(response))
                 if ending.is_set():
                     raise UnavailableError("the server is stopping: this stream ends here")
 

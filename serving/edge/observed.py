@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from serving.edge.answers import TooManyAnswersError
 from serving.edge.peers import TooManyBytesError, TooManyCallsError
 from vaeport.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 
@@ -26,6 +27,7 @@ CAUSES: dict[type[Exception], str] = {
     PermissionDeniedError: "permission",
     TooManyCallsError: "peer_calls",
     TooManyBytesError: "peer_bytes",
+    TooManyAnswersError: "answers",
 }
 
 

@@ -10,6 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
+from serving.edge.answers import Answers
+from serving.edge.credentials import caller_of
 from serving.edge.grpc_log import keep_strangers_out_of_the_log
 from serving.edge.guard import GuardedServer
 from serving.edge.health import HealthServicer
@@ -30,6 +32,7 @@ AGED = 1.1  # gRPC spreads the ages of connections by a tenth (proposal A9)
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
 PLAIN = Settings()  # on loopback: no TLS, no tokens, no limits of callers
+ANSWER_SHARES = 4  # callers who read nothing that it takes until all must wait
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
 
 
@@ -64,7 +67,9 @@ class Edge:
         keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
-        self._guard = GuardedServer(self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry)
+        self._guard = GuardedServer(
+            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers_of(settings)
+        )
         self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
         vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
@@ -130,6 +135,12 @@ class Edge:
         self._port.withdraw()
         if self._renewal is not None:
             self._renewal.cancel()
+
+
+def answers_of(settings: Settings) -> Answers:
+    """Answers on their way may take as much as requests that wait, and those of one caller a part of it."""
+    most = settings.max_queue_bytes
+    return Answers(most, settings.max_bytes_per_peer or max(1, most // ANSWER_SHARES), caller_of)
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:

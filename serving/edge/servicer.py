@@ -2,21 +2,30 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.core import Core, Timings
 from serving.edge.deadline import Context, deadline_of
+from serving.edge.large import LARGE_BYTES, Written, aside, is_large
 from serving.edge.streams import IN_FLIGHT, in_order
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
-from vaeport.wire import dtype_name, from_tensor, to_model_info, to_tensor
+from vaeport.wire import dtype_name, from_tensor, to_model_info, to_tensor, write
 
 IMAGE_DTYPES = (vae_pb2.DTYPE_UNSPECIFIED, vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8)
+
+Response = TypeVar(
+    "Response",
+    vae_pb2.DecodeResponse,
+    vae_pb2.SampleResponse,
+    vae_pb2.SampleStreamResponse,
+    vae_pb2.ReconstructResponse,
+)
 
 
 class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
@@ -41,14 +50,12 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def Decode(self, request: vae_pb2.DecodeRequest, context: Context) -> vae_pb2.DecodeResponse:
         deadline = deadline_of(context)
         _check_image_dtype(request.dtype)
-        latents = from_tensor("latents", request.latents)
+        latents = await _array("latents", request.latents)
         decoded = await self._core.decode(request.model, request.version, latents, deadline)
-        return vae_pb2.DecodeResponse(
-            model=decoded.model.name,
-            version=decoded.model.version,
-            images=_images(decoded.images, request.dtype),
-            timings=_timings(decoded.timings),
+        response = vae_pb2.DecodeResponse(
+            model=decoded.model.name, version=decoded.model.version, timings=_timings(decoded.timings)
         )
+        return await _with_images(response, decoded.images, request.dtype)
 
     async def Sample(self, request: vae_pb2.SampleRequest, context: Context) -> vae_pb2.SampleResponse:
         deadline = deadline_of(context)
@@ -62,26 +69,24 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             temperature=request.temperature if request.HasField("temperature") else 1.0,
             deadline=deadline,
         )
-        return vae_pb2.SampleResponse(
+        response = vae_pb2.SampleResponse(
             model=sampled.model.name,
             version=sampled.model.version,
-            images=_images(sampled.images, request.dtype),
             latents=to_tensor(sampled.latents) if request.return_latents else None,
             seed=sampled.seed,
             timings=_timings(sampled.timings),
         )
+        return await _with_images(response, sampled.images, request.dtype)
 
     async def Reconstruct(self, request: vae_pb2.ReconstructRequest, context: Context) -> vae_pb2.ReconstructResponse:
         deadline = deadline_of(context)
         _check_image_dtype(request.dtype)
-        images = from_tensor("images", request.images)
+        images = await _array("images", request.images)
         decoded = await self._core.reconstruct(request.model, request.version, images, deadline)
-        return vae_pb2.ReconstructResponse(
-            model=decoded.model.name,
-            version=decoded.model.version,
-            images=_images(decoded.images, request.dtype),
-            timings=_timings(decoded.timings),
+        response = vae_pb2.ReconstructResponse(
+            model=decoded.model.name, version=decoded.model.version, timings=_timings(decoded.timings)
         )
+        return await _with_images(response, decoded.images, request.dtype)
 
     async def SampleStream(
         self, request: vae_pb2.SampleStreamRequest, context: Context
@@ -100,22 +105,22 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         )
         async with contextlib.aclosing(chunks):  # a caller who has left ends the one that is being computed
             async for first_row, sampled in chunks:
-                yield vae_pb2.SampleStreamResponse(
+                response = vae_pb2.SampleStreamResponse(
                     model=sampled.model.name,
                     version=sampled.model.version,
-                    images=_images(sampled.images, request.dtype),
                     latents=to_tensor(sampled.latents) if request.return_latents else None,
                     seed=sampled.seed,
                     first_row=first_row,
                     timings=_timings(sampled.timings),
                 )
+                yield await _with_images(response, sampled.images, request.dtype)
 
     async def Score(self, request: vae_pb2.ScoreRequest, context: Context) -> vae_pb2.ScoreResponse:
         deadline = deadline_of(context)
         scored = await self._core.score(
             request.model,
             request.version,
-            from_tensor("images", request.images),
+            await _array("images", request.images),
             importance_samples=request.importance_samples or 1,
             seed=_seed(request),
             first_row=request.first_row,
@@ -147,7 +152,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         self, request: vae_pb2.EncodeRequest | vae_pb2.EncodeStreamRequest, deadline: float | None
     ) -> dict[str, Any]:
         """The fields of the response, which are the same for one call and for one of a stream."""
-        images = from_tensor("images", request.images)
+        images = await _array("images", request.images)
         encoded = await self._core.encode(
             request.model, request.version, images, _seed(request), request.first_row, deadline
         )
@@ -171,8 +176,27 @@ def _check_image_dtype(dtype: "vae_pb2.DType.ValueType") -> None:
         raise InvalidInputError.of("dtype", expected="DTYPE_FLOAT32 or DTYPE_UINT8", got=dtype_name(dtype))
 
 
-def _images(images: NDArray[np.float32], dtype: int) -> vae_pb2.Tensor:
-    return to_tensor(to_uint8(images) if dtype == vae_pb2.DTYPE_UINT8 else images)
+async def _array(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
+    """As `from_tensor`."""
+    if is_large(tensor.shape):
+        return await aside(from_tensor, field, tensor)
+    return from_tensor(field, tensor)
+
+
+async def _with_images(response: Response, images: NDArray[np.float32], dtype: int) -> Response:
+    """The response with its images. A large one is written out already."""
+    if images.nbytes >= LARGE_BYTES:
+        return cast("Response", await aside(_written, response, images, dtype))
+    response.images.CopyFrom(to_tensor(_pixels(images, dtype)))
+    return response
+
+
+def _written(response: Response, images: NDArray[np.float32], dtype: int) -> Written:
+    return Written(write(response, {"images": _pixels(images, dtype)}))
+
+
+def _pixels(images: NDArray[np.float32], dtype: int) -> NDArray[np.float32] | NDArray[np.uint8]:
+    return to_uint8(images) if dtype == vae_pb2.DTYPE_UINT8 else images
 
 
 def _timings(timings: Timings) -> vae_pb2.Timings:

@@ -5,6 +5,7 @@ The device may be the CPU, too: there it only costs copies, and is how all of th
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from serving.engine.failures import DeviceLostError, Meaning, meaning_of
 from serving.engine.placement import check_capturable, check_placement
 from vaeport.errors import DeviceError, VaeportError
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, graph_run_options
+from vaeport.manifest import TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +50,28 @@ class BoundGraph:
         load: makes the graph, each time with a new session.
         device: that it computes on.
         sizes: of batches, in rows, ascending.
+        rebuilding: is entered while the session is made anew between batches.
 
     Attributes:
         outputs: their names.
     """
 
-    def __init__(self, name: str, load: Callable[[], Graph], device: Device, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Graph],
+        device: Device,
+        sizes: Sequence[int],
+        rebuilding: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._name = name
         self._load = load
         self._device = device
         self._sizes = tuple(sizes)
+        self._rebuilding = rebuilding
         self._graph: Graph | None = None
         self._buckets: dict[int, _Bucket] = {}
+        self._window: Any = None  # a binding that is never run; see _fetch
         self._room: Rows = np.empty(0)  # where a batch is put together before it crosses
         self.outputs: tuple[str, ...] = ()
 
@@ -135,7 +147,12 @@ class BoundGraph:
         bucket = self._buckets[size]
         bucket.input.update_inplace(room)
         self._run_bucket(bucket)
-        return tuple(_fetch(value, rows) for value in bucket.outputs)
+        assert self._graph is not None
+        kind, tensors = _kind(self._device), self._graph.spec.outputs
+        return tuple(
+            _fetch(self._window, tensor, value, kind, rows)
+            for tensor, value in zip(tensors, bucket.outputs, strict=True)
+        )
 
     def _run_bucket(self, bucket: _Bucket) -> None:
         assert self._graph is not None
@@ -147,6 +164,7 @@ class BoundGraph:
         if self._device.cuda.graphs and self._device.provider == CUDA_PROVIDER:
             check_capturable(self._name, graph)
         self.outputs = graph.outputs
+        self._window = graph.session.io_binding()
         entering = graph.spec.inputs[0]
         self._room = np.zeros((self.max_rows, *map(int, entering.shape[1:])), entering.dtype)
         for size in reversed(self._sizes):
@@ -158,7 +176,8 @@ class BoundGraph:
     def _rebuild(self) -> None:
         """As `warm_up`, but the server has callers: if it fails, it cannot be tried again for every batch of them."""
         try:
-            self.warm_up()
+            with self._rebuilding():
+                self.warm_up()
         except DeviceLostError:
             raise
         except Exception as error:
@@ -166,7 +185,7 @@ class BoundGraph:
 
     def _give_up_largest(self, error: Exception) -> None:
         """Let go of the session and of the largest batch size; raises DeviceLostError if that was the last one."""
-        self._graph, self._buckets = None, {}
+        self._graph, self._buckets, self._window = None, {}, None
         given_up, self._sizes = self._sizes[-1], self._sizes[:-1]
         if not self._sizes:
             raise DeviceLostError(f"{self._name}: no memory for a batch of {given_up} rows: {error}") from error
@@ -200,10 +219,14 @@ class ByDtype:
         return graph.run(pieces)
 
 
+def _kind(device: Device) -> str:
+    """What ONNX Runtime calls its memory."""
+    return "cuda" if device.provider == CUDA_PROVIDER else "cpu"
+
+
 def _bind(graph: Graph, device: Device, size: int) -> _Bucket:
     """Allocate for batches of `size` rows."""
-    session, spec = graph.session, graph.spec
-    kind = "cuda" if device.provider == CUDA_PROVIDER else "cpu"
+    session, spec, kind = graph.session, graph.spec, _kind(device)
     values = [
         session.create_ortvalue_from_shape_and_type((size, *map(int, tensor.shape[1:])), np.dtype(tensor.dtype), kind)
         for tensor in (*spec.inputs, *spec.outputs)
@@ -215,7 +238,16 @@ def _bind(graph: Graph, device: Device, size: int) -> _Bucket:
     return _Bucket(values[0], tuple(values[1:]), binding, graph_run_options(device, size))
 
 
-def _fetch(value: Any, rows: int) -> Rows:
-    """The first rows of an output, in memory that the next batch does not overwrite."""
-    fetched: Rows = value.numpy()[:rows]
-    return fetched.copy() if value.device_name() == "cpu" else fetched  # from elsewhere, that was a copy already
+def _fetch(window: Any, tensor: TensorSpec, value: Any, kind: str, rows: int) -> Rows:
+    """The first rows of an output, in memory that the next batch does not overwrite.
+
+    ONNX Runtime copies whole OrtValues from a device. `window`, a binding that is never run, makes one of the rows that
+    are wanted, in the same memory: 14 microseconds for up to half of a copy, and for an answer that keeps no padding.
+    """
+    size, *dims = value.shape()
+    if rows < size:
+        window.clear_binding_outputs()
+        window.bind_output(tensor.name, kind, 0, np.dtype(tensor.dtype), (rows, *dims), value.data_ptr())
+        (value,) = window.get_outputs()
+    fetched: Rows = value.numpy()
+    return fetched.copy() if kind == "cpu" else fetched  # from elsewhere, that was a copy already

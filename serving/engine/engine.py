@@ -5,9 +5,10 @@ batches are computed in the loop itself.
 """
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
@@ -32,20 +33,45 @@ class Engine:
 
     Attributes:
         lost: set when the device computes nothing any more; every batch is refused from then on.
-        suspect: set when a batch has failed: the rows may be to blame, or the device. Whoever finds out clears it.
+        suspect: set when a batch has failed, or a session is made anew: the rows may be to blame, or the device.
+            Whoever finds out clears it.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._began: float | None = None
-        self._ended = time.monotonic()
+        self._ended = self._rebuilt = time.monotonic()
+        self._rebuild_began: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._took: dict[tuple[Graph, int], float] = {}  # by graph and power of two of the rows
         self.lost, self.suspect = asyncio.Event(), asyncio.Event()
 
     @property
     def busy_seconds(self) -> float | None:
-        """For how long the thread has been computing the batch that it has; None if it has none."""
-        return None if self._began is None else time.monotonic() - self._began
+        """For how long the thread has been computing the batch that it has, since a session was last made anew for it.
+
+        None if it has no batch, or makes a session anew.
+        """
+        if self._began is None or self._rebuild_began is not None:
+            return None
+        return time.monotonic() - max(self._began, self._rebuilt)
+
+    @property
+    def rebuild_seconds(self) -> float | None:
+        """For how long the thread has been making a session anew; None if it does not."""
+        began = self._rebuild_began  # once: the thread may end it meanwhile
+        return None if began is None else time.monotonic() - began
+
+    @contextlib.contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """For a graph on the thread: its session is made anew while this lasts, which takes far longer than a batch."""
+        self._rebuild_began = time.monotonic()
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.suspect.set)
+            yield
+        finally:
+            self._rebuilt, self._rebuild_began = time.monotonic(), None
 
     @property
     def idle_seconds(self) -> float:
@@ -98,8 +124,9 @@ class Engine:
 
     async def _on_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         self._began = time.monotonic()
+        self._loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+            return await self._loop.run_in_executor(self._thread, function, *args)
         except Exception:
             self.suspect.set()
             raise

@@ -1,7 +1,8 @@
 """What an error of ONNX Runtime means for those who come next. It has only the text to tell them apart.
 
-Memory that has run out may suffice for smaller batches. An error of CUDA itself spoils the process: the driver answers
-every later call with it, until the process ends. Everything else is taken for an error of the rows.
+Memory that has run out may suffice for smaller batches. Some errors of CUDA spoil the process: the driver answers every
+later call with them, until the process ends. Everything else, also what a library of CUDA does not support, is taken
+for an error of the rows; the canary finds out whether others can still be computed.
 """
 
 import re
@@ -9,17 +10,30 @@ from enum import Enum, auto
 
 from vaeport.errors import UnavailableError
 
-# ONNX Runtime's arena, with and without a limit; then CUDA, cuBLAS and cuDNN in ONNX Runtime's words
-# (onnxruntime/core/framework/bfc_arena.cc and core/providers/cuda/cuda_call.cc, version 1.31); std::bad_alloc.
+# ONNX Runtime's arena, with and without a limit; then CUDA and its libraries in ONNX Runtime's words
+# (onnxruntime/core/framework/bfc_arena.cc and core/providers/cuda/cuda_call.cc, version 1.31), with the names of
+# cublas_api.h, curand.h, cufft.h and cudnn_graph.h of cuDNN 9; std::bad_alloc.
 OUT_OF_MEMORY = re.compile(
     r"Failed to allocate memory for requested buffer"
     r"|Available memory of \d+ is smaller than requested bytes"
-    r"|out of memory|cudaErrorMemoryAllocation|CU[A-Z]+_STATUS_ALLOC_FAILED|bad_alloc",
+    r"|out of memory|cudaErrorMemoryAllocation|\bCU[A-Z]+_[A-Z_]*ALLOC(ATION)?_FAILED|bad_alloc",
     re.IGNORECASE,
 )
+# Errors of CUDA's runtime after which "the process must be terminated and relaunched" (driver_types.h), and those of a
+# device or driver that is gone: 3 and 4 (no runtime), 46, 100 and 101 (no device), 201 and 709 (no context), 214, 220
+# and 226 (memory or link broken), 802 to 810 (driver or MPS server gone), 999 (unknown).
+STICKY = r"3|4|46|100|101|201|214|220|226|700|702|709|71[04-9]|721|80[2-9]|810|911|999"
+STICKY_NAMES = (
+    "IllegalAddress|LaunchTimeout|ContextIsDestroyed|Assert|HardwareStackError|IllegalInstruction|MisalignedAddress"
+    "|InvalidAddressSpace|InvalidPc|LaunchFailure|TensorMemoryLeak|MpsClientTerminated|ExternalDevice|ECCUncorrectable"
+    "|NvlinkUncorrectable|Contained|DevicesUnavailable|NoDevice|Unknown"
+)
 LOST = re.compile(
-    r"\b(CUDA|CUBLAS|CUBLASLT|CUDNN|CUDNN_FE|CURAND|CUFFT) (failure|error)\b"
-    r"|cudaError[A-Z]|illegal memory access|misaligned address|device-side assert|unspecified launch failure"
+    rf"\bCUDA (failure|error) ({STICKY}):|cudaError({STICKY_NAMES})\b"
+    r"|\bCUDA error executing cudaMemcpy"  # its text has no number; a copy of bound memory has no fault of its own
+    r"|\bCU(BLAS|DNN|RAND)_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR|(LAUNCH|PREEXISTING)_FAILURE)"
+    r"|\bCUFFT_(EXEC_FAILED|INTERNAL_ERROR)"
+    r"|illegal memory access|misaligned address|device-side assert|unspecified launch failure"
     r"|(device|GPU) (is |was )?lost|fallen off the bus|uncorrectable ECC",
     re.IGNORECASE,
 )

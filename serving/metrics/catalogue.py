@@ -18,7 +18,7 @@ OTHER = "other"  # stands for one that is not in its list
 REASONS = ("full", "drained", "gathered", "delay", "deadline", "retry")
 REFUSALS = (
     *("queue_rows", "queue_bytes", "deadline_on_arrival", "deadline_in_queue", "deadline_computing", "stopping"),
-    *("draining", "credentials", "permission", "peer_calls", "peer_bytes", OTHER),
+    *("draining", "credentials", "permission", "peer_calls", "peer_bytes", "answers", OTHER),
 )
 START_REASONS = ("start", "crash", "hang", "reload", OTHER)
 EXIT_CAUSES = ("stopped", "replaced", "failed_start", "crash", "hang", "device_lost", OTHER)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import vaeport
+from serving.engine import bound as bound_memory
 from serving.models import load_models
 from serving.repository import default_packages
 from serving.settings import Settings
@@ -78,7 +79,8 @@ def test_a_model_in_bound_memory_is_the_model(models: Path, caplog: pytest.LogCa
 
 
 def test_the_self_test_runs_in_the_memory_that_will_serve(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.bound._fetch", lambda value, rows: value.numpy()[:rows] + np.float32(0.01))
+    fetch = bound_memory._fetch
+    monkeypatch.setattr(bound_memory, "_fetch", lambda *args: fetch(*args) + np.float32(0.01))
     with pytest.raises(SelfTestError, match="does not compute what was proven"):
         load_models(default_packages(models), choose_device("cpu"), 1, buckets=(1, 2))
     tf32 = Device(CPU_PROVIDER, "a test", CudaOptions(tf32=True))  # which loosens nothing where it has no effect

@@ -181,10 +181,11 @@ def test_an_unknown_device_is_never_taken_for_another(name: Any) -> None:
         choose_device(name)
 
 
-def test_cuda_is_told_to_keep_float32_and_not_to_hoard() -> None:
+def test_cuda_is_told_to_keep_float32_not_to_hoard_and_not_to_try_out_kernels() -> None:
     assert cuda_provider_options(CudaOptions()) == {
         "use_tf32": "0",
         "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
         "enable_cuda_graph": "0",
     }
 

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from vaeport import wire
 from vaeport.errors import InvalidInputError
 from vaeport.v1 import vae_pb2
-from vaeport.wire import NUMPY_DTYPE, from_tensor, to_tensor
+from vaeport.wire import NUMPY_DTYPE, from_tensor, to_tensor, write
 
 
 @given(hnp.arrays(st.sampled_from(list(NUMPY_DTYPE.values())), hnp.array_shapes(min_dims=0, max_dims=5)))
@@ -21,6 +22,21 @@ def test_an_array_survives_the_wire_bit_by_bit(array: np.ndarray) -> None:
 def test_a_strided_array_is_sent_row_by_row() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4).T
     assert np.array_equal(from_tensor("images", to_tensor(array)), array)
+
+
+@given(hnp.arrays(st.sampled_from(list(NUMPY_DTYPE.values())), hnp.array_shapes(max_dims=5, max_side=9)))
+def test_a_message_written_out_by_hand_is_the_one_that_protobuf_writes(array: np.ndarray) -> None:
+    message = vae_pb2.SampleResponse(model="m" * 200, timings=vae_pb2.Timings(batch_rows=7))
+    data = write(message, {"images": array, "latents": array.T})
+    message.images.CopyFrom(to_tensor(array))
+    message.latents.CopyFrom(to_tensor(array.T))
+    assert vae_pb2.SampleResponse.FromString(data) == message
+
+
+def test_a_message_that_protobuf_could_not_hold_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 100)
+    with pytest.raises(ValueError, match="expected a message of at most 100 bytes, got 4"):
+        write(vae_pb2.DecodeResponse(), {"images": np.zeros((100, 1), np.float32)})
 
 
 def test_no_bytes_are_copied_on_arrival() -> None:

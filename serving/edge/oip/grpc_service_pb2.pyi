@@ -658,7 +658,9 @@ class ModelInferResponse(_message.Message):
     id: _builtins.str
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___InferParameter]:
-        """Of a stream: `triton_final_response`, true, since each request has one answer."""
+        """`queue_seconds` and `compute_seconds` (double_param), and `batch_rows` (int64_param), the rows that were computed
+        together. Of a stream also `triton_final_response`, true, since each request has one answer.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInferResponse.InferOutputTensor]: ...

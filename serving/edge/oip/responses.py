@@ -1,11 +1,13 @@
 """Results of the core as messages of the protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from serving.batching import Duration, Statistics
 from serving.core import Inferred
+from serving.edge.large import Written
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.graphs import ServedGraph, TensorSpec
 
@@ -14,25 +16,39 @@ DATATYPE = "FP32"  # of all graphs
 FINAL = "triton_final_response"
 MAX_ECHO = 1024  # characters of what a stranger wrote
 
+Response = TypeVar("Response", pb.ModelInferResponse, pb.ModelStreamInferResponse)
+Make = Callable[[Inferred, Sequence[int], str], Response]
+
 
 def infer_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelInferResponse:
-    """The outputs that are wanted, raw: clients look at nothing else."""
-    graph = inferred.graph
+    """The outputs that are wanted, raw: clients look at nothing else. The timings are parameters."""
+    graph, timings = inferred.graph, inferred.timings
     arrays = [(graph.spec.outputs[index].name, inferred.outputs[index]) for index in outputs]
     tensor = pb.ModelInferResponse.InferOutputTensor
     return pb.ModelInferResponse(
         model_name=graph.name,
         model_version=graph.info.version,
         id=request_id,
+        parameters={
+            "queue_seconds": pb.InferParameter(double_param=timings.queue_seconds),
+            "compute_seconds": pb.InferParameter(double_param=timings.compute_seconds),
+            "batch_rows": pb.InferParameter(int64_param=timings.batch_rows),
+        },
         outputs=[tensor(name=name, datatype=DATATYPE, shape=array.shape) for name, array in arrays],
         raw_output_contents=[np.ascontiguousarray(array, "<f4").tobytes() for _, array in arrays],
     )
 
 
-def stream_response(response: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:
+def stream_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelStreamInferResponse:
     """One answer of a stream: the only one to its request."""
+    response = infer_response(inferred, outputs, request_id)
     response.parameters[FINAL].bool_param = True
     return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def written(make: Make[Response], inferred: Inferred, outputs: Sequence[int], request_id: str) -> Written:
+    """What `make` makes, written out."""
+    return Written(make(inferred, outputs, request_id).SerializeToString())
 
 
 def stream_error(request: pb.ModelInferRequest, text: str) -> pb.ModelStreamInferResponse:

@@ -4,14 +4,25 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from serving.core import Core
 from serving.edge.deadline import deadline_of, within
 from serving.edge.health import HealthServicer
+from serving.edge.large import LARGE_BYTES, aside, is_large
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.edge.oip.requests import read_request
-from serving.edge.oip.responses import config, infer_response, metadata, statistics, stream_error, stream_response
+from serving.edge.oip.responses import (
+    Make,
+    Response,
+    config,
+    infer_response,
+    metadata,
+    statistics,
+    stream_error,
+    stream_response,
+    written,
+)
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
 from serving.edge.streams import IN_FLIGHT, in_order
@@ -92,7 +103,7 @@ class InferenceServicer:
         return pb.ModelStatisticsResponse(model_stats=[statistics(graph) for graph in graphs])
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        return await self._infer(request, deadline_of(context))
+        return await self._infer(request, deadline_of(context), infer_response)
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -102,7 +113,7 @@ class InferenceServicer:
 
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
-                return stream_response(await self._infer(request, deadline))
+                return await self._infer(request, deadline, stream_response)
             except Exception as error:
                 if statuses:
                     raise
@@ -156,11 +167,17 @@ class InferenceServicer:
             raise UnavailableError("nobody is here to reload this server")
         return self._change
 
-    async def _infer(self, request: pb.ModelInferRequest, deadline: float | None) -> pb.ModelInferResponse:
+    async def _infer(self, request: pb.ModelInferRequest, deadline: float | None, make: Make[Response]) -> Response:
+        """Compute, and make the response of it; a large one is written out already."""
         graph = self._core.graph(request.model_name, request.model_version)
-        wanted = read_request(request, graph.spec)
+        if any(is_large(tensor.shape) for tensor in request.inputs[:1]):
+            wanted = await aside(read_request, request, graph.spec)
+        else:
+            wanted = read_request(request, graph.spec)
         inferred = await self._core.infer(graph, wanted.rows, within(wanted.timeout, deadline))
-        return infer_response(inferred, wanted.outputs, request.id)
+        if sum(inferred.outputs[index].nbytes for index in wanted.outputs) >= LARGE_BYTES:
+            return cast("Response", await aside(written, make, inferred, wanted.outputs, request.id))
+        return make(inferred, wanted.outputs, request.id)
 
     def _is_ready(self, graph: ServedGraph) -> bool:
         return self._health.is_ready(graph.info.name)

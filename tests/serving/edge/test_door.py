@@ -10,13 +10,15 @@ import grpc
 import pytest
 from grpc import aio
 
-from serving.edge.credentials import check_admin_closed, token_check
+from serving.edge.answers import Answers
+from serving.edge.credentials import caller_of, check_admin_closed, token_check
 from serving.edge.door import Check, Details
 from serving.edge.guard import GuardedServer
 from serving.edge.peers import Peers
 from serving.security.access import Scope
 from serving.security.tokens import line_of, new_secret, watch_tokens
-from tests.http2 import END_HEADERS, HEADERS, Connection, frame, grpc_headers
+from tests.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, Connection, frame, grpc_headers, message
+from tests.serving.waiting import until
 from vaeport.errors import UnavailableError, VaeportError
 
 INFER, ADMIN, HEALTH = "/vaeport.v1.VaeService/Echo", "/vaeport.v1.AdminService/Reload", "/grpc.health.v1.Health/Check"
@@ -24,21 +26,24 @@ OTHER = "/somebody.Else/Call"
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
 DENIED, EXHAUSTED = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED
 
+BIG_ANSWER = b"one of 300,000 bytes, please"
+UNWRITABLE = b"no answer can be made of this"
+
 
 class ToyServer:
     """Echoes on four services; what it has parsed is kept."""
 
-    def __init__(self, checks: list[Check], peers: Peers | None = None) -> None:
+    def __init__(self, checks: list[Check], peers: Peers | None = None, answers: Answers | None = None) -> None:
         self.parsed: list[bytes] = []
         self.arrived = asyncio.Semaphore(0)
         self.held = asyncio.Event()
         self.held.set()
         self.server = aio.server()
-        self.guard = GuardedServer(self.server, checks, peers)
+        self.guard = GuardedServer(self.server, checks, peers, answers=answers)
         for path in (INFER, ADMIN, HEALTH, OTHER):
             _, service, method = path.split("/")
-            unary: Any = grpc.unary_unary_rpc_method_handler(self.echo, self.parse)
-            stream: Any = grpc.stream_stream_rpc_method_handler(self.echo_all, self.parse)
+            unary: Any = grpc.unary_unary_rpc_method_handler(self.echo, self.parse, self.write)
+            stream: Any = grpc.stream_stream_rpc_method_handler(self.echo_all, self.parse, self.write)
             self.guard.add_registered_method_handlers(service, {method: unary, f"{method}Stream": stream})
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
 
@@ -46,6 +51,11 @@ class ToyServer:
         self.parsed.append(data)
         self.arrived.release()
         return data
+
+    def write(self, response: bytes) -> bytes:
+        if response == UNWRITABLE:
+            raise ValueError("the secret of the house")
+        return bytes(300_000) if response == BIG_ANSWER else response
 
     async def echo(self, request: bytes, _: object) -> bytes:
         await self.held.wait()
@@ -64,8 +74,10 @@ async def toy() -> AsyncIterator[Toy]:
     """Start a toy server with some checks; with a channel to it."""
     started: list[tuple[ToyServer, aio.Channel]] = []
 
-    async def start(*checks: Check, peers: Peers | None = None) -> tuple[ToyServer, aio.Channel]:
-        server = ToyServer(list(checks), peers)
+    async def start(
+        *checks: Check, peers: Peers | None = None, answers: Answers | None = None
+    ) -> tuple[ToyServer, aio.Channel]:
+        server = ToyServer(list(checks), peers, answers)
         await server.server.start()
         started.append((server, aio.insecure_channel(server.address)))
         return started[-1]
@@ -143,6 +155,18 @@ async def test_a_defect_of_a_check_lets_nobody_in_and_tells_nothing(toy: Toy, ca
     assert "secret" not in details
     assert details.removeprefix("internal error ") in caplog.text
     assert server.parsed == []
+
+
+@pytest.mark.parametrize("path", [INFER, f"{INFER}Stream"])
+async def test_an_answer_that_cannot_be_written_out_is_our_bug_and_tells_nothing(
+    toy: Toy, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, channel = await toy()
+    call = channel.unary_unary(path)(UNWRITABLE, metadata=[("x-request-id", "call-7")])
+    assert (await call.code(), await call.details()) == (grpc.StatusCode.INTERNAL, "internal error call-7")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == f"{path} failed, request id call-7"
+    assert "the secret of the house" in str(record.exc_info)
 
 
 async def test_without_tokens_all_but_admin_is_open(toy: Toy) -> None:
@@ -264,3 +288,32 @@ async def test_a_caller_may_have_so_many_bytes_in_hand_in_streams_too(toy: Toy) 
     long: Any = channel.stream_stream(f"{INFER}Stream")(iter([bytes(200)] * 50))
     assert len([answer async for answer in long]) == 50, "what a stream has done with is not in hand"
     assert len(peers) == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "text"),
+    [
+        (Answers(10**9, 500_000, caller_of), "127.0.0.1 has not read 600000 bytes of answers, of at most 500000"),
+        (Answers(500_000, 10**9, caller_of), "600000 bytes of answers are on their way, of at most 500000"),
+    ],
+)
+async def test_who_does_not_read_his_answers_gets_no_more_of_them(toy: Toy, answers: Answers, text: str) -> None:
+    server, channel = await toy(answers=answers)
+
+    def ask_and_read_nothing() -> Connection:
+        connection = Connection.opened(server.address)
+        for number in (1, 3):
+            asked = frame(DATA, END_STREAM, number, message(BIG_ANSWER))
+            connection.send(frame(HEADERS, END_HEADERS, number, grpc_headers(INFER.encode())) + asked)
+        return connection
+
+    connection = await asyncio.to_thread(ask_and_read_nothing)
+    await until(lambda: answers.total == 600_000)
+    call: Any = channel.unary_unary(INFER)(b"x")
+    assert (await call.code(), await call.details()) == (EXHAUSTED, text)
+    assert dict(await call.trailing_metadata())["grpc-retry-pushback-ms"] == "100"
+    assert await code(channel, HEALTH) is OK
+    connection.socket.close()
+    await until(lambda: answers.total == 0)
+    assert await code(channel, INFER, data=BIG_ANSWER) is OK
+    await until(lambda: answers.total == 0)

@@ -31,6 +31,15 @@ def test_a_batch_runs_in_the_smallest_size_that_holds_it() -> None:
     assert memory.ran == [1, 2, 4, 8, 8, 8, 8]  # 13 are 8 and 5
 
 
+def test_the_padding_of_a_batch_does_not_cross_back() -> None:
+    memory = Memory()
+    graph = memory.bound()
+    for rows in (5, 8, 3):
+        for output in graph(to_float(images(rows))):
+            assert output.base is None  # nothing else is kept with it
+    assert memory.fetched == [5, 5, 3, 3]  # of two outputs; 8 rows fill their memory
+
+
 def test_pieces_of_both_dtypes_are_one_batch() -> None:
     rows = images(6)
     mixed = Memory().bound().run([rows[:2], to_float(rows[2:3]), rows[3:]])

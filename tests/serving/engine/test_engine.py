@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.batching import Batched, Batcher, Limits, Turn
-from serving.engine import DeviceLostError, Engine
+from serving.engine import BoundGraph, DeviceLostError, Engine
 from serving.engine import engine as engine_module
+from serving.engine.buckets import Rows
+from serving.health import REBUILDING, Readiness
+from serving.heartbeat import heartbeat_of, hung
 from serving.models import batcher_of
-from tests.serving.engine.toys import OUT_OF_MEMORY, SIZES, Memory, encoder, images, same
+from tests.serving.engine.toys import CPU, OUT_OF_MEMORY, SIZES, Memory, encoder, images, same
+from tests.serving.toy_graphs import HANGS, ToyGraph, as_bound
+from tests.serving.waiting import until
 from vaeport.arrays import to_float
 from vaeport.errors import UnavailableError
 from vaeport.graphs import Graph
@@ -94,6 +100,84 @@ async def test_a_run_that_is_out_of_memory_once_is_made_again() -> None:
     assert same(answer.outputs, encoder()(to_float(images(8))))
     assert memory.sessions == 2
     await queue.close()
+    engine.close()
+
+
+class SlowLoads:
+    """Of sessions on a device: each but the first waits to be let."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.loading, self.may_load = threading.Event(), threading.Event()
+
+    def __call__(self) -> Graph:
+        if self.memory.sessions:
+            self.loading.set()
+            self.may_load.wait(30)
+        return self.memory.load()
+
+
+async def test_a_session_that_is_made_anew_is_neither_ready_nor_hung() -> None:
+    engine, load = Engine(), SlowLoads()
+    graph = BoundGraph("toy encoder", load, CPU, SIZES, engine.rebuilding)
+    engine.call(graph.warm_up)
+    assert engine.rebuild_seconds is None
+    shown: list[Sequence[str]] = []
+    turn = Turn()
+    readiness = Readiness(
+        {"toy": [ToyGraph().canary()]},
+        engine,
+        turn,
+        every=0.02,
+        hang=0.1,
+        show=lambda unready: shown.append(tuple(unready)),
+    )
+    watching = asyncio.create_task(readiness.run())
+    queue = batcher_of(graph, engine, LIMITS, turn)
+    load.memory.errors = [RuntimeError(OUT_OF_MEMORY)]
+    began = time.monotonic()
+    answer = asyncio.ensure_future(queue.submit(images(8)))
+    await until(load.loading.is_set)
+    await until(lambda: time.monotonic() - began > 0.3 and bool(readiness.unready))
+    assert readiness.unready == {"toy": REBUILDING}
+    beat = heartbeat_of(engine, readiness, [], calls=1)
+    assert (beat.ready, beat.busy_seconds, hung(beat, beat.sent, limit=0.1)) == (False, None, "")
+    assert 0.0 < (beat.rebuild_seconds or 0.0) < time.monotonic() - began
+    load.may_load.set()
+    assert same((await answer).outputs, encoder()(to_float(images(8))))
+    await until(lambda: not readiness.unready)
+    assert (shown, engine.rebuild_seconds) == ([("toy",), ()], None)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    await queue.close()
+    engine.close()
+
+
+class RebuildingGraph(ToyGraph):
+    """Makes its session anew before each batch, for a while that it remembers the end of."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(HANGS)
+        self._engine = engine
+        self.rebuilt = 0.0
+
+    def run(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        with self._engine.rebuilding():
+            time.sleep(0.1)
+            self.rebuilt = time.monotonic()
+        return super().run(pieces)
+
+
+async def test_the_seconds_of_a_batch_do_not_count_the_session_that_was_made_anew_for_it() -> None:
+    engine = Engine()
+    graph = RebuildingGraph(engine)
+    batch = asyncio.create_task(engine.run_alone(as_bound(graph), np.zeros((1, 2), np.float32)))
+    await until(graph.computing.is_set)
+    busy = engine.busy_seconds
+    assert busy is not None
+    assert busy <= time.monotonic() - graph.rebuilt
+    graph.release.set()
+    await batch
     engine.close()
 
 

@@ -61,12 +61,14 @@ class Memory:
         errors: what the next runs raise.
         sessions: how many have been made.
         ran: the size of each batch that was computed.
+        fetched: the rows of each output of which only a part was wanted.
     """
 
     rows: int = 10**6
     errors: list[Exception] = field(default_factory=list)
     sessions: int = 0
     ran: list[int] = field(default_factory=list)
+    fetched: list[int] = field(default_factory=list)
 
     def load(self) -> Graph:
         """An encoder on this device."""
@@ -99,6 +101,8 @@ class Session:
 
     def io_binding(self) -> Any:
         binding = self._session.io_binding()
+        if not self._allocated:
+            return Window(binding, self._memory)
         self._sizes[id(binding)] = min(self._allocated)  # the largest is bound first
         return binding
 
@@ -115,6 +119,20 @@ class Session:
     def _check(self) -> None:
         if sum(self._allocated) > self._memory.rows:
             raise RuntimeError(OUT_OF_MEMORY)
+
+
+class Window:
+    """A binding that outputs are fetched by."""
+
+    def __init__(self, binding: Any, memory: Memory) -> None:
+        self._binding = binding
+        self._memory = memory
+        self.clear_binding_outputs, self.get_outputs = binding.clear_binding_outputs, binding.get_outputs
+
+    def bind_output(self, *args: Any) -> None:
+        *_, shape, _ = args
+        self._memory.fetched.append(shape[0])
+        self._binding.bind_output(*args)
 
 
 def images(rows: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -193,6 +193,10 @@ async def test_its_rows_share_batches_with_those_of_the_typed_service(served: Se
     mean = from_tensor("mean", (await typed).mean)
     assert np.array_equal(np.concatenate([array(await after, "mean"), mean]), IMAGES.reshape(3, 6)[:, [0, 5]])
     await before
+    timings = after.result().parameters
+    assert timings["batch_rows"].int64_param == 3
+    assert timings["queue_seconds"].double_param > 0
+    assert timings["compute_seconds"].double_param > 0
     (one,) = (await served("ModelStatistics", pb.ModelStatisticsRequest(name="toy_encoder"))).model_stats
     assert [(batch.batch_size, batch.compute_infer.count) for batch in one.batch_stats] == [(1, 1), (3, 1)]
     assert (one.inference_count, one.execution_count, one.inference_stats.success.count) == (4, 2, 3)

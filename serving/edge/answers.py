@@ -1,0 +1,72 @@
+"""Answers on their way: gRPC keeps them in memory until their callers have read them, which nobody else can bound.
+
+An answer counts from the moment it is written out until its call has ended; gRPC has it twice meanwhile. Nothing can
+end it before, short of its connection: grpc.aio has no way to end a call whose message is being sent. A connection that
+takes nothing at all does not answer the server's pings either, and is ended for that.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from vaeport.errors import OverloadedError
+
+COUNTED_BYTES = 16 * 1024  # smaller ones do not count: a call takes about as much by itself
+RETRY_SECONDS = 0.1
+
+
+class TooManyAnswersError(OverloadedError):
+    """Too many bytes of answers have not been read."""
+
+
+class Answers:
+    """The bytes of answers on their way.
+
+    Args:
+        most: at a time. The answers of calls that have been admitted may exceed it.
+        most_of_one: caller, likewise.
+        caller_of: who a caller is, by a grpc.aio.ServicerContext.
+
+    Attributes:
+        total: of all callers.
+    """
+
+    def __init__(self, most: int, most_of_one: int, caller_of: Callable[[Any], str]) -> None:
+        self.total = 0
+        self._most = most
+        self._most_of_one = most_of_one
+        self._caller_of = caller_of
+        self._of: dict[str, int] = {}
+        self._full: set[str] = set()  # the callers who have as many as they may
+
+    def check(self, context: object) -> None:
+        """Raise TooManyAnswersError if a new call of this caller, or of any, must wait for answers to be read."""
+        if self.total >= self._most:
+            text = f"{self.total} bytes of answers are on their way, of at most {self._most}"
+            raise TooManyAnswersError(text, RETRY_SECONDS)
+        if self._full and (caller := self._caller_of(context)) in self._full:
+            text = f"{caller} has not read {self._of[caller]} bytes of answers, of at most {self._most_of_one}"
+            raise TooManyAnswersError(text, RETRY_SECONDS)
+
+    def send(self, context: object, size: int) -> None:
+        """Count an answer of `size` bytes until the running task, the one of its call, has ended."""
+        if size < COUNTED_BYTES:
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        caller = self._caller_of(context)
+        self._add(caller, size)
+        task.add_done_callback(partial(self._sent, caller, size))
+
+    def _sent(self, caller: str, size: int, _task: object) -> None:
+        self._add(caller, -size)
+
+    def _add(self, caller: str, size: int) -> None:
+        self.total += size
+        held = self._of.get(caller, 0) + size
+        if held:
+            self._of[caller] = held
+        else:
+            del self._of[caller]
+        (self._full.add if held >= self._most_of_one else self._full.discard)(caller)
