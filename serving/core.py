@@ -37,14 +37,17 @@ class Timings:
     batch_rows: int
 
     @classmethod
-    def of(cls, first: Batched, *others: Batched) -> "Timings":
+    def of(cls, stage: Batched) -> "Timings":
+        """Those of one stage, without its outputs."""
+        return cls(stage.queue_seconds, stage.compute_seconds, stage.batch_rows)
+
+    def __add__(self, other: "Timings") -> "Timings":
         """The sum over the stages of a request, with the rows of the largest batch."""
-        queue, compute, rows = first.queue_seconds, first.compute_seconds, first.batch_rows
-        for stage in others:
-            queue += stage.queue_seconds
-            compute += stage.compute_seconds
-            rows = max(rows, stage.batch_rows)
-        return cls(queue, compute, rows)
+        return Timings(
+            self.queue_seconds + other.queue_seconds,
+            self.compute_seconds + other.compute_seconds,
+            max(self.batch_rows, other.batch_rows),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +248,7 @@ class Core:
         self._check_count("images", len(rows))
         encoded = await served.encoder.submit(rows, deadline)
         decoded = await served.decoder.submit(encoded.outputs[0], deadline)
-        return Decoded(served.info, decoded.outputs[0], Timings.of(encoded, decoded))
+        return Decoded(served.info, decoded.outputs[0], Timings.of(encoded) + Timings.of(decoded))
 
     async def score(
         self,
@@ -273,7 +276,7 @@ class Core:
         encoded = await served.encoder.submit(rows, deadline)
         mean, log_var = encoded.outputs
         draws = await asyncio.to_thread(scoring.draw, mean, log_var, sampling)
-        floats, densities, stages = to_float(rows), [], [encoded]
+        floats, densities, timings = to_float(rows), [], Timings.of(encoded)
         for start in range(0, len(draws.latents), self.max_request_rows):
             part = draws.latents[start : start + self.max_request_rows]
             submit = partial(served.decoder.submit, part, deadline)
@@ -283,11 +286,12 @@ class Core:
                     scoring.log_densities, served.scoring, floats, start, draws.samples, decoded.outputs[1]
                 )
             )
-            stages.append(decoded)
+            timings += Timings.of(decoded)
+            del decoded  # before the next part comes: the images of all latents together would be hundreds of MB
         scores = scoring.scores(served.scoring, floats, draws, densities)
         if self._on_scores is not None:
             self._on_scores(served.info, scores)
-        return Scored(served.info, scores, Timings.of(*stages))
+        return Scored(served.info, scores, timings)
 
     def graphs(self) -> tuple[ServedGraph, ...]:
         """All graphs, an encoder and a decoder for each model."""

@@ -1,6 +1,7 @@
 """What each call means, with toy models and no transport."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -197,4 +198,21 @@ async def test_a_full_queue_refuses_a_new_score_and_delays_one_that_is_admitted(
     full.append(True)
     with pytest.raises(OverloadedError):
         await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)
+    await core.close()
+
+
+async def test_a_score_keeps_no_part_that_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_model()
+    core = Core([model], max_request_rows=2)
+    submit, parts = model.decoder.submit, list[Any]()
+
+    async def witnessed(rows: Rows, deadline: float | None = None) -> Batched:
+        assert len([part for part in parts if part() is not None]) <= 2
+        batched = await submit(rows, deadline)
+        parts.append(weakref.ref(batched.outputs[1]))
+        return batched
+
+    monkeypatch.setattr(model.decoder, "submit", witnessed)
+    await core.score("", "", images(2), importance_samples=10, seed=1, first_row=0)
+    assert len(parts) == 10
     await core.close()
