@@ -96,6 +96,11 @@ class Batcher:
         return self._limits.max_queue_rows
 
     @property
+    def max_queue_bytes(self) -> int:
+        """Bytes of the requests that may wait."""
+        return self._limits.max_queue_bytes
+
+    @property
     def queued_rows(self) -> int:
         """Rows that wait for the engine."""
         return self._queue.rows
@@ -111,6 +116,31 @@ class Batcher:
             self._limits = replace(self._limits, max_batch_rows=rows)
             self._queue.limit_batches(rows)
             self._cost.limit_batches(rows)
+
+    def seconds(self, rows: int) -> float:
+        """What `rows` rows alone would take, as far as a deadline may be refused for it."""
+        return self._predict(rows, self._time())
+
+    def predict(self, rows: int) -> float:
+        """Seconds until `rows` rows that came now would have been computed, after what runs and waits."""
+        now = self._time()
+        return max(0.0, self._turn.ends - now) + self._seconds_until(rows, now)
+
+    def check(self, rows: int, size: int, deadline: float | None = None, before: float = 0.0) -> None:
+        """Raise what `submit` would at once, for rows that other work has yet to make. Nothing is reserved.
+
+        Args:
+            rows, size: how many they will be, and of how many bytes.
+            deadline: as of `submit`.
+            before: seconds until they are there.
+        """
+        now = self._time()
+        self._check_room(rows, size, now)
+        self._latest_start(rows, now, math.inf if deadline is None else deadline, before)
+
+    def refused(self, cause: Refusal) -> None:
+        """Tell the observer of a request for this graph that was refused before it came here."""
+        self._observer.refused(cause)
 
     async def drain(self) -> None:
         """Wait until everyone who has come is answered."""
@@ -149,7 +179,7 @@ class Batcher:
         assert len(rows) > 0
         now = self._time()
         deadline = math.inf if deadline is None else deadline
-        self._check_room(rows, now)
+        self._check_room(len(rows), rows.nbytes, now)
         latest = self._latest_start(len(rows), now, deadline)
         request = Request(rows, len(rows), now, deadline, self._loop.create_future(), self._observer.arrived())
         self._queue.add(request)
@@ -164,34 +194,40 @@ class Batcher:
             self._leave(request)
             raise
 
-    def _check_room(self, rows: Rows, now: float) -> None:
-        """Raise UnavailableError or OverloadedError if these rows may not wait."""
+    def _check_room(self, rows: int, size: int, now: float) -> None:
+        """Raise UnavailableError or OverloadedError if so many rows of so many bytes may not wait."""
         if self._closed:
             self._observer.refused(Refusal.STOPPING)
             raise UnavailableError("the server is stopping")
-        if (refusal := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+        if (refusal := self._queue.refusal(rows, size)) is not None:
             cause, text = refusal
             self._observer.refused(cause)
             running = max(0.0, self._turn.ends - now)
             raise OverloadedError(text, retry_after=running + self._cost.seconds(self._queue.rows))
 
-    def _latest_start(self, rows: int, now: float, deadline: float) -> float:
-        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then."""
+    def _latest_start(self, rows: int, now: float, deadline: float, before: float = 0.0) -> float:
+        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then.
+
+        `before` is the seconds until they come.
+        """
         if deadline == math.inf:
             return deadline
         own = self._predict(rows, now)
-        wait = self._predict(self._queue.rows_until(rows), now) if self._queue.rows else own
-        if self._turn.ends > now:
-            wait += self._turn.ends - now
+        begins = max(before, self._turn.ends - now)
+        wait = begins + self._seconds_until(rows, now)
         # Under overload everyone is admitted at the edge of the possible. Without slack, whoever then falls behind the
         # prediction has waited for nothing, and some answers are computed that reach their callers too late.
-        if now + wait + SLACK * (wait - own) > deadline:
+        if now + wait + SLACK * (wait - own - before) > deadline:
             self._observer.refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
                 f" {self._queue.rows} that wait, would take {wait:.3g} s"
             )
         return deadline - own
+
+    def _seconds_until(self, rows: int, now: float) -> float:
+        """What the engine computes until so many rows are, if they came now, takes; without the batch that runs."""
+        return self._predict(self._queue.rows_until(rows) if self._queue.rows else rows, now)
 
     async def _own(self) -> None:
         try:
