@@ -285,8 +285,7 @@ class Batcher:
     async def _compute_next(self, reason: Reason) -> None:
         now = self._time()
         self._reason = Reason.FULL if self._queue.rows >= self._limits.max_batch_rows else reason
-        ends = now + self._predict(min(self._queue.rows, self._limits.max_batch_rows), now)
-        self._running, late = self._queue.take(ends, lambda rows: self._predict(rows, now))
+        self._running, late = self._queue.take(now, lambda rows: self._predict(rows, now))
         for request in late:
             self._observer.refused(Refusal.DEADLINE_IN_QUEUE)
             self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
