@@ -16,7 +16,7 @@ from serving.batching.cost import CostModel
 from serving.batching.deadlines import Clock, Deadlines
 from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
-from serving.batching.observer import Observer, Reason, Refusal, Run, Unobserved
+from serving.batching.observer import CLOSED, Guarded, Observer, Reason, Refusal, Run, Unobserved
 from serving.batching.queue import Limits, Queue
 from serving.batching.statistics import Statistics
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
@@ -57,6 +57,7 @@ class Batcher:
 
     Attributes:
         statistics: of all requests and batches so far.
+        failed: set when it has ended by a defect of its own, and refuses everything from then on.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Batcher:
         self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
         self.statistics = Statistics()
-        self._observer = observer or Unobserved()
+        self._observer = Guarded(observer or Unobserved())
         self._reason = Reason.DRAINED  # of the next run
-        self._arrival, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._arrival = asyncio.Event()
+        self.failed = asyncio.Event()
         self._closed = False
         self._owner = self._loop.create_task(self._own(), name="batcher")
 
@@ -142,10 +143,6 @@ class Batcher:
         """Tell the observer of a request for this graph that was refused before it came here."""
         self._observer.refused(cause)
 
-    async def drain(self) -> None:
-        """Wait until everyone who has come is answered."""
-        await self._idle.wait()
-
     async def close(self) -> None:
         """Answer whoever still waits, or comes later, with UnavailableError."""
         self._end()
@@ -185,9 +182,7 @@ class Batcher:
         self._queue.add(request)
         if latest < math.inf:
             self._deadlines.add(request, latest)
-        if not self._arrival.is_set():
-            self._arrival.set()
-            self._idle.clear()
+        self._arrival.set()
         try:
             return await request.done
         except asyncio.CancelledError:
@@ -198,7 +193,7 @@ class Batcher:
         """Raise UnavailableError or OverloadedError if so many rows of so many bytes may not wait."""
         if self._closed:
             self._observer.refused(Refusal.STOPPING)
-            raise UnavailableError("the server is stopping")
+            raise self._unavailable()
         if (refusal := self._queue.refusal(rows, size)) is not None:
             cause, text = refusal
             self._observer.refused(cause)
@@ -240,9 +235,9 @@ class Batcher:
                     await self._compute_next(reason)
                 if not self._queue.rows:
                     self._arrival.clear()
-                    self._idle.set()
         except Exception:  # a defect of ours
             log.exception("the batcher has failed, and refuses everything from now on")
+            self.failed.set()
         finally:
             self._end()  # however it comes about: nobody may wait for an owner that is gone
 
@@ -310,6 +305,9 @@ class Batcher:
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"  # the error itself would keep alive what its frames refer to
             raise
+        except asyncio.CancelledError:
+            failure = CLOSED
+            raise
         finally:
             self._turn.ends = self._idle_since = self._time()
             seconds = self._idle_since - started
@@ -323,10 +321,7 @@ class Batcher:
 
     def _report(self, run: Run) -> None:
         self._reason = Reason.RETRY  # of what is left of this batch
-        try:
-            self._observer.computed(run)
-        except Exception:  # nobody's answer may depend on who looks on
-            log.exception("a batch could not be reported")
+        self._observer.computed(run)
 
     def _predict(self, rows: int, now: float) -> float:
         """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
@@ -360,9 +355,20 @@ class Batcher:
     def _end(self) -> None:
         """Answer everyone, and accept nobody any more."""
         self._closed = True
-        for request in (*self._queue.waiting(), *(piece.request for piece in self._running)):
-            if not request.done.done():
-                self._observer.refused(Refusal.STOPPING)
-            self._fail(request, UnavailableError("the server is stopping"))
+        unanswered = [request for request in self._waiting_or_running() if not request.done.done()]
+        for request in unanswered:
+            self._fail(request, self._unavailable())
         self._running = []
-        self._idle.set()
+        for _ in unanswered:
+            self._observer.refused(Refusal.STOPPING)
+
+    def _waiting_or_running(self) -> list[Request]:
+        running = [piece.request for piece in self._running]
+        return list(dict.fromkeys([*self._queue.waiting(), *running]))  # a split request is both
+
+    def _unavailable(self) -> UnavailableError:
+        """Why nothing is computed any more."""
+        failed = self.failed.is_set()
+        return UnavailableError(
+            "the batcher has failed; the worker is being replaced" if failed else "the server is stopping"
+        )

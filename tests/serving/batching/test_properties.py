@@ -212,12 +212,9 @@ class Batching(RuleBasedStateMachine):
         if not self.closed and self.numbers % 2:
             await settle()
             self.clock.advance(self.limits.max_delay)  # which is all that a batch may still wait for
-            drained = asyncio.create_task(self.batcher.drain())
-            while not drained.done():
+            while not all(caller.task.done() for caller in self.callers):
                 await settle()
                 self.clock.advance(self.limits.max_delay)
-            await settle()
-            assert all(caller.task.done() for caller in self.callers)
         self.closed = True
         await self.batcher.close()
         await settle()
