@@ -11,7 +11,7 @@ import pytest
 
 from serving.batching import Batched, Batcher
 from serving.batching.delivery import Rows
-from serving.core import Core, Scored
+from serving.core import Core, Decoded, Scored
 from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, decode, toy_model
 from tests.serving.waiting import until
 from tests.support import BAD_SCORE_NUMBERS
@@ -308,3 +308,25 @@ async def test_what_the_decoder_has_no_room_or_time_for_is_refused_before_it_is_
 
 async def score_of_one_part(core: Core, deadline: float | None = None) -> Scored:
     return await core.score("", "", images(1), importance_samples=2, seed=1, first_row=0, deadline=deadline)
+
+
+async def test_latents_that_overflow_the_decoder_are_refused_by_row_and_harm_no_neighbour() -> None:
+    async def overflowing(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        image, logits = await decode([piece.clip(-20, 20) for piece in pieces])
+        image[np.abs(np.concatenate(pieces)).max(1) > 1e4] = np.nan
+        return image, logits
+
+    core = Core([toy_model(decode=overflowing)], max_request_rows=10)
+    latents = np.zeros((3, LATENT_DIM), np.float32)
+    huge = latents.copy()
+    huge[1] = 1e38
+    neighbour, guilty = await asyncio.gather(
+        core.decode("", "", latents), core.decode("", "", huge), return_exceptions=True
+    )
+    assert isinstance(neighbour, Decoded)
+    assert np.array_equal(neighbour.images, np.full((3, *IMAGE_SHAPE), 0.5, np.float32))
+    assert isinstance(guilty, InvalidInputError)
+    assert str(guilty) == "latents: expected values that the decoder can compute, got NaN in image 1"
+    with pytest.raises(InvalidInputError, match="temperature: expected values that the decoder can compute"):
+        await core.sample("", "", 1, seed=1, first_row=0, temperature=1e6)
+    await core.close()
