@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from serving.batching import Limits, Turn
 from serving.core import Core
-from serving.edge import Edge
+from serving.edge import Edge, rows_of_a_message
 from serving.engine import Engine, bucket_sizes
 from serving.health import Readiness
 from serving.heartbeat import Heartbeat, heartbeat_of
@@ -110,7 +110,7 @@ async def _serve(
     served = [serve_model(model, engine, limits, turn, telemetry) for model in models]
     core = Core(
         served,
-        max_request_rows=MAX_REQUEST_ROWS,
+        max_request_rows=rows_of_a_message([model.info for model in served], MAX_REQUEST_ROWS),
         default_model=settings.default_model,
         on_scores=telemetry.scored,
     )
