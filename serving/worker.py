@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from serving.batching import Limits, Turn
 from serving.core import Core
-from serving.edge import Edge
+from serving.edge import Edge, rows_of_a_message
 from serving.engine import Engine, bucket_sizes
 from serving.health import Readiness
 from serving.heartbeat import Heartbeat, heartbeat_of
@@ -39,6 +39,7 @@ class End(Enum):
     """Why a worker ends; what comes first takes precedence."""
 
     LOST = auto()  # the device computes nothing any more
+    FAILED = auto()  # a batcher has ended by a defect
     STOP = auto()  # the server stops
     LEAVE = auto()  # others have taken over
 
@@ -47,6 +48,7 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
     """Load, wait for the order to serve, serve on `address`, and return when drained.
 
     If the device is lost, everyone who waits is refused and the process ends at once, with status EXIT_DEVICE_LOST.
+    If a batcher ends by a defect, likewise, with that of any defect, so that another worker takes its place.
 
     Args:
         settings: of the server.
@@ -60,6 +62,7 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
         SignatureError: `--require-signature`, and a model is not signed by that key.
+        RuntimeError: a batcher has failed.
     """
     device = device_of(settings)
     buckets = settings.batch_buckets or bucket_sizes(settings.max_batch_rows)
@@ -100,7 +103,7 @@ def device_of(settings: Settings) -> Device:
 async def _serve(
     settings: Settings, address: str, engine: Engine, models: list[LoadedModel], channel: Connection
 ) -> None:
-    reasons = {End.LOST: engine.lost, **_orders(channel)}
+    reasons = {End.LOST: engine.lost, End.FAILED: asyncio.Event(), **_orders(channel)}
     turn = Turn()
     delay = settings.max_delay_ms / 1000
     limits = Limits(settings.max_batch_rows, settings.max_queue_rows, settings.max_queue_bytes, delay)
@@ -108,10 +111,12 @@ async def _serve(
     served = [serve_model(model, engine, limits, turn, telemetry) for model in models]
     core = Core(
         served,
-        max_request_rows=MAX_REQUEST_ROWS,
+        max_request_rows=rows_of_a_message([model.info for model in served], MAX_REQUEST_ROWS),
         default_model=settings.default_model,
         on_scores=telemetry.scored,
     )
+    batchers = [batcher for model in served for batcher in (model.encoder, model.decoder)]
+    watches = [asyncio.create_task(_pass_on(batcher.failed, reasons[End.FAILED])) for batcher in batchers]
     edge = Edge(core, address, settings, telemetry, change=partial(_ask, channel))
     canaries_of = {model.package.manifest.name: model.canaries for model in models}
     every, hang = settings.canary_seconds, settings.hang_seconds
@@ -128,8 +133,10 @@ async def _serve(
         end = await _leave(edge, settings.grace, reasons)
     if end is End.STOP:
         await edge.stop(settings.grace, settings.lame_duck_seconds)
-    elif end is End.LOST:
+    elif end in (End.LOST, End.FAILED):
         await edge.stop(LOST_GRACE_SECONDS)
+    for watch in watches:
+        watch.cancel()
     canaries.cancel()
     await core.close()
     telemetry.close()
@@ -137,6 +144,8 @@ async def _serve(
     if end is End.LOST:
         _end_without_device(channel)
     engine.close()
+    if end is End.FAILED:
+        raise RuntimeError("a batcher has failed; its log has why")
     log.info("ended")
 
 
@@ -144,6 +153,11 @@ def _set_aside() -> None:
     """Keep the garbage collector from what stays: looking through it takes 20 ms, in which nobody is answered."""
     gc.collect()
     gc.freeze()
+
+
+async def _pass_on(event: asyncio.Event, to: asyncio.Event) -> None:
+    await event.wait()
+    to.set()
 
 
 Reasons = Mapping[End, asyncio.Event]

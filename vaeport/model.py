@@ -223,8 +223,10 @@ class Model:
 
     def _densities(self, images: NDArray[np.float32], draws: scoring.Draws) -> Iterator[scoring.Doubles]:
         for start in range(0, len(draws.latents), RUN_ROWS):
-            _, parameters = self._graphs["decoder"](draws.latents[start : start + RUN_ROWS])
-            yield scoring.log_densities(self._scoring, images, start, draws.samples, parameters)
+            parameters = self._graphs["decoder"](draws.latents[start : start + RUN_ROWS])[1]
+            densities = scoring.log_densities(self._scoring, images, start, draws.samples, parameters)
+            del parameters  # before the next run makes others
+            yield densities
 
     def _encode(self, images: Pixels) -> Encoding:
         parts = [

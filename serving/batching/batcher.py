@@ -16,7 +16,7 @@ from serving.batching.cost import CostModel
 from serving.batching.deadlines import Clock, Deadlines
 from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
-from serving.batching.observer import Observer, Reason, Refusal, Run, Unobserved
+from serving.batching.observer import CLOSED, Guarded, Observer, Reason, Refusal, Run, Unobserved
 from serving.batching.queue import Limits, Queue
 from serving.batching.statistics import Statistics
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
@@ -57,6 +57,7 @@ class Batcher:
 
     Attributes:
         statistics: of all requests and batches so far.
+        failed: set when it has ended by a defect of its own, and refuses everything from then on.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Batcher:
         self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
         self.statistics = Statistics()
-        self._observer = observer or Unobserved()
+        self._observer = Guarded(observer or Unobserved())
         self._reason = Reason.DRAINED  # of the next run
-        self._arrival, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._arrival = asyncio.Event()
+        self.failed = asyncio.Event()
         self._closed = False
         self._owner = self._loop.create_task(self._own(), name="batcher")
 
@@ -94,6 +95,11 @@ class Batcher:
     def max_queue_rows(self) -> int:
         """Rows that may wait."""
         return self._limits.max_queue_rows
+
+    @property
+    def max_queue_bytes(self) -> int:
+        """Bytes of the requests that may wait."""
+        return self._limits.max_queue_bytes
 
     @property
     def queued_rows(self) -> int:
@@ -112,9 +118,30 @@ class Batcher:
             self._queue.limit_batches(rows)
             self._cost.limit_batches(rows)
 
-    async def drain(self) -> None:
-        """Wait until everyone who has come is answered."""
-        await self._idle.wait()
+    def seconds(self, rows: int) -> float:
+        """What `rows` rows alone would take, as far as a deadline may be refused for it."""
+        return self._predict(rows, self._time())
+
+    def predict(self, rows: int) -> float:
+        """Seconds until `rows` rows that came now would have been computed, after what runs and waits."""
+        now = self._time()
+        return max(0.0, self._turn.ends - now) + self._seconds_until(rows, now)
+
+    def check(self, rows: int, size: int, deadline: float | None = None, before: float = 0.0) -> None:
+        """Raise what `submit` would at once, for rows that other work has yet to make. Nothing is reserved.
+
+        Args:
+            rows, size: how many they will be, and of how many bytes.
+            deadline: as of `submit`.
+            before: seconds until they are there.
+        """
+        now = self._time()
+        self._check_room(rows, size, now)
+        self._latest_start(rows, now, math.inf if deadline is None else deadline, before)
+
+    def refused(self, cause: Refusal) -> None:
+        """Tell the observer of a request for this graph that was refused before it came here."""
+        self._observer.refused(cause)
 
     async def close(self) -> None:
         """Answer whoever still waits, or comes later, with UnavailableError."""
@@ -149,49 +176,53 @@ class Batcher:
         assert len(rows) > 0
         now = self._time()
         deadline = math.inf if deadline is None else deadline
-        self._check_room(rows, now)
+        self._check_room(len(rows), rows.nbytes, now)
         latest = self._latest_start(len(rows), now, deadline)
         request = Request(rows, len(rows), now, deadline, self._loop.create_future(), self._observer.arrived())
         self._queue.add(request)
         if latest < math.inf:
             self._deadlines.add(request, latest)
-        if not self._arrival.is_set():
-            self._arrival.set()
-            self._idle.clear()
+        self._arrival.set()
         try:
             return await request.done
         except asyncio.CancelledError:
             self._leave(request)
             raise
 
-    def _check_room(self, rows: Rows, now: float) -> None:
-        """Raise UnavailableError or OverloadedError if these rows may not wait."""
+    def _check_room(self, rows: int, size: int, now: float) -> None:
+        """Raise UnavailableError or OverloadedError if so many rows of so many bytes may not wait."""
         if self._closed:
             self._observer.refused(Refusal.STOPPING)
-            raise UnavailableError("the server is stopping")
-        if (refusal := self._queue.refusal(len(rows), rows.nbytes)) is not None:
+            raise self._unavailable()
+        if (refusal := self._queue.refusal(rows, size)) is not None:
             cause, text = refusal
             self._observer.refused(cause)
             running = max(0.0, self._turn.ends - now)
             raise OverloadedError(text, retry_after=running + self._cost.seconds(self._queue.rows))
 
-    def _latest_start(self, rows: int, now: float, deadline: float) -> float:
-        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then."""
+    def _latest_start(self, rows: int, now: float, deadline: float, before: float = 0.0) -> float:
+        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then.
+
+        `before` is the seconds until they come.
+        """
         if deadline == math.inf:
             return deadline
         own = self._predict(rows, now)
-        wait = self._predict(self._queue.rows_until(rows), now) if self._queue.rows else own
-        if self._turn.ends > now:
-            wait += self._turn.ends - now
+        begins = max(before, self._turn.ends - now)
+        wait = begins + self._seconds_until(rows, now)
         # Under overload everyone is admitted at the edge of the possible. Without slack, whoever then falls behind the
         # prediction has waited for nothing, and some answers are computed that reach their callers too late.
-        if now + wait + SLACK * (wait - own) > deadline:
+        if now + wait + SLACK * (wait - own - before) > deadline:
             self._observer.refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
                 f" {self._queue.rows} that wait, would take {wait:.3g} s"
             )
         return deadline - own
+
+    def _seconds_until(self, rows: int, now: float) -> float:
+        """What the engine computes until so many rows are, if they came now, takes; without the batch that runs."""
+        return self._predict(self._queue.rows_until(rows) if self._queue.rows else rows, now)
 
     async def _own(self) -> None:
         try:
@@ -204,9 +235,9 @@ class Batcher:
                     await self._compute_next(reason)
                 if not self._queue.rows:
                     self._arrival.clear()
-                    self._idle.set()
         except Exception:  # a defect of ours
             log.exception("the batcher has failed, and refuses everything from now on")
+            self.failed.set()
         finally:
             self._end()  # however it comes about: nobody may wait for an owner that is gone
 
@@ -249,8 +280,7 @@ class Batcher:
     async def _compute_next(self, reason: Reason) -> None:
         now = self._time()
         self._reason = Reason.FULL if self._queue.rows >= self._limits.max_batch_rows else reason
-        ends = now + self._predict(min(self._queue.rows, self._limits.max_batch_rows), now)
-        self._running, late = self._queue.take(ends, lambda rows: self._predict(rows, now))
+        self._running, late = self._queue.take(now, lambda rows: self._predict(rows, now))
         for request in late:
             self._observer.refused(Refusal.DEADLINE_IN_QUEUE)
             self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
@@ -275,6 +305,9 @@ class Batcher:
         except Exception as error:
             failure = f"{type(error).__name__}: {error}"  # the error itself would keep alive what its frames refer to
             raise
+        except asyncio.CancelledError:
+            failure = CLOSED
+            raise
         finally:
             self._turn.ends = self._idle_since = self._time()
             seconds = self._idle_since - started
@@ -288,10 +321,7 @@ class Batcher:
 
     def _report(self, run: Run) -> None:
         self._reason = Reason.RETRY  # of what is left of this batch
-        try:
-            self._observer.computed(run)
-        except Exception:  # nobody's answer may depend on who looks on
-            log.exception("a batch could not be reported")
+        self._observer.computed(run)
 
     def _predict(self, rows: int, now: float) -> float:
         """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
@@ -325,9 +355,20 @@ class Batcher:
     def _end(self) -> None:
         """Answer everyone, and accept nobody any more."""
         self._closed = True
-        for request in (*self._queue.waiting(), *(piece.request for piece in self._running)):
-            if not request.done.done():
-                self._observer.refused(Refusal.STOPPING)
-            self._fail(request, UnavailableError("the server is stopping"))
+        unanswered = [request for request in self._waiting_or_running() if not request.done.done()]
+        for request in unanswered:
+            self._fail(request, self._unavailable())
         self._running = []
-        self._idle.set()
+        for _ in unanswered:
+            self._observer.refused(Refusal.STOPPING)
+
+    def _waiting_or_running(self) -> list[Request]:
+        running = [piece.request for piece in self._running]
+        return list(dict.fromkeys([*self._queue.waiting(), *running]))  # a split request is both
+
+    def _unavailable(self) -> UnavailableError:
+        """Why nothing is computed any more."""
+        failed = self.failed.is_set()
+        return UnavailableError(
+            "the batcher has failed; the worker is being replaced" if failed else "the server is stopping"
+        )

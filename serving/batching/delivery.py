@@ -41,6 +41,7 @@ class Request:
         note: what the observer knows it by.
         taken: rows that are given to the engine or were, in order.
         ticket: what its deadline is known by; see Deadlines.
+        parts: its rows of the outputs so far, by the first one's index; None before the first part.
     """
 
     rows: Rows
@@ -54,7 +55,7 @@ class Request:
     started: float = 0.0
     compute_seconds: float = 0.0
     batch_rows: int = 0
-    parts: list[tuple[Rows, ...]] | None = None
+    parts: dict[int, tuple[Rows, ...]] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +93,7 @@ def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], started: float, se
         stop = start + piece.stop - piece.start
         if not request.done.done():  # else its caller has left
             part = tuple([output[start:stop] for output in outputs])
-            answer = _answer(request, part, run, last=piece.stop == request.count)
+            answer = _answer(piece, part, run)
             if answer is not None:
                 request.done.set_result(answer)
                 answered.append(request)
@@ -100,18 +101,19 @@ def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], started: float, se
     return answered
 
 
-def _answer(request: Request, part: tuple[Rows, ...], run: tuple[float, float, int], *, last: bool) -> Batched | None:
+def _answer(piece: Piece, part: tuple[Rows, ...], run: tuple[float, float, int]) -> Batched | None:
     """The whole answer if this is its last part. A run is when it began, how long it took, and its rows."""
+    request, last = piece.request, piece.stop == piece.request.count
     started, seconds, rows = run
     if last and request.parts is None:  # not split, as nearly all are
         return Batched(part, started - request.arrived, seconds, rows)
     if request.parts is None:
-        request.parts = []
+        request.parts = {}
         request.started = started
-    request.parts.append(part)
+    request.parts[piece.start] = part  # again, if the batch is computed again since its delivery has failed
     request.compute_seconds += seconds
     request.batch_rows = max(request.batch_rows, rows)
     if not last:
         return None
-    outputs = tuple(np.concatenate(parts) for parts in zip(*request.parts, strict=True))
+    outputs = tuple(np.concatenate(parts) for parts in zip(*request.parts.values(), strict=True))
     return Batched(outputs, request.started - request.arrived, request.compute_seconds, request.batch_rows)

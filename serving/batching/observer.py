@@ -1,11 +1,14 @@
 """What a batcher tells of its work, to whoever counts it or traces it. It knows neither of them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from serving.batching.delivery import Piece
+
+log = logging.getLogger(__name__)
 
 
 class Reason(StrEnum):
@@ -30,6 +33,9 @@ class Refusal(StrEnum):
     STOPPING = "stopping"
 
 
+CLOSED = "closed"  # the failure of a run that the end of the batcher has cut off
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of the engine.
@@ -41,7 +47,7 @@ class Run:
         reason: why then.
         started: seconds on the batcher's clock.
         seconds: how long it took.
-        failure: what the engine raised, in words; "" if it succeeded.
+        failure: what the engine raised, in words, or CLOSED; "" if it succeeded.
     """
 
     pieces: Sequence[Piece]
@@ -59,7 +65,7 @@ class Run:
 
 
 class Observer(Protocol):
-    """Called in the loop's thread, so each method must be quick."""
+    """Called in the loop's thread, so each method must be quick. What one raises is logged, and harms nobody."""
 
     def arrived(self) -> object:
         """A request will wait; called in its caller's task. What it returns is kept as `Request.note`."""
@@ -83,3 +89,32 @@ class Unobserved:
 
     def computed(self, run: Run) -> None:
         """Nothing."""
+
+
+class Guarded:
+    """An observer that may fail: nobody's answer may depend on who looks on."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def arrived(self) -> object:
+        """The observer's note, or none."""
+        try:
+            return self._observer.arrived()
+        except Exception:
+            log.exception("an arrival could not be reported")
+            return None
+
+    def refused(self, cause: Refusal) -> None:
+        """As the observer."""
+        try:
+            self._observer.refused(cause)
+        except Exception:
+            log.exception("a refusal could not be reported")
+
+    def computed(self, run: Run) -> None:
+        """As the observer."""
+        try:
+            self._observer.computed(run)
+        except Exception:
+            log.exception("a batch could not be reported")

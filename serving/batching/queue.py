@@ -5,8 +5,15 @@ both wait, each has half of every batch, and what one lane does not need the oth
 for the batch that runs and for small ones before it, never for all batches of a large one; and a large one has half of
 the engine whatever arrives after it. Large requests finish one after the other, which is sooner on average than if they
 shared each batch among them.
+
+A batch that would end too late for somebody in it has fewer rows of the large lane; the others come with the next one.
+What that lane then gets less than its half is owed to it, and so are the rows that the engine could have computed in
+what two batches cost more than one. While a whole batch is owed, batches are full again, and who cannot wait for the
+end of a full one leaves: many hurried requests must not have the engine to themselves, nor have it compute a few rows
+at a time, at a fraction of its rate.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from serving.batching.delivery import Piece, Request
 from serving.batching.observer import Refusal
 
+SPARE = 0.1  # times its cost: what a batch with fewer rows for a deadline leaves over for it
 SMALL_FRACTION = 8  # a small request has at most one eighth of the rows of a batch
 
 
@@ -50,6 +58,7 @@ class Queue:
         self._small_rows = max(1, limits.max_batch_rows // SMALL_FRACTION)
         self._small, self._large = _Lane(), _Lane()
         self._odd = 0
+        self._owed = 0  # rows, to the large lane
         self.bytes = 0  # of all requests that have rows here; each is held in memory whole
 
     @property
@@ -73,11 +82,17 @@ class Queue:
         return None
 
     def rows_until(self, rows: int) -> int:
-        """Rows that are computed until a request of `rows` rows is, were it added now. Batches are full if they can."""
-        lane, other = (self._small, self._large) if rows <= self._small_rows else (self._large, self._small)
+        """Rows that are computed until a request of `rows` rows is, were it added now.
+
+        Batches are full if they can; the last one of a small request may have small ones alone.
+        """
+        small = rows <= self._small_rows
+        lane, other = (self._small, self._large) if small else (self._large, self._small)
         own = lane.rows + rows
         size = self._limits.max_batch_rows
         batches = -(-(own + min(own, other.rows)) // size)
+        if small and self._may_cut:
+            return own + min(other.rows, (batches - 1) * (size // 2))
         return min(own + other.rows, batches * size)
 
     def add(self, request: Request) -> None:
@@ -102,30 +117,72 @@ class Queue:
         """When the first of those that wait came; there must be one."""
         return min(next(iter(lane.requests)).arrived for lane in (self._small, self._large) if lane.requests)
 
-    def take(self, ends: float, seconds: Callable[[int], float]) -> tuple[list[Piece], list[Request]]:
-        """The pieces of the next batch, and the requests that left because it comes too late for them.
+    def take(self, now: float, seconds: Callable[[int], float]) -> tuple[list[Piece], list[Request]]:
+        """The pieces of the next batch, and the requests that left because even the smallest one is too late for them.
 
         Args:
-            ends: when the batch will have been computed.
-            seconds: the cost of further rows, for requests that are not finished then.
+            now: when the batch begins.
+            seconds: the cost of so many rows.
+        """
+        room, may_cut = self._limits.max_batch_rows, self._may_cut
+        self._odd = 1 - self._odd  # the odd row goes to either lane in turn; a batch may have no other
+        reserved = min((room + self._odd) // 2, self._large.rows)
+        small = min(room - reserved, self._small.rows)
+        least = small if may_cut else min(room, self.rows)  # rows of the batch, whatever its deadlines
+
+        def ends(rows: int) -> float:
+            return now + seconds(max(rows, least))
+
+        pieces, late = self._fill(self._small, room - reserved, 0, ends, seconds)
+        rows = sum([piece.stop - piece.start for piece in pieces])
+        latest = min([piece.request.deadline for piece in pieces], default=math.inf)
+
+        def in_time(rows: int, latest: float) -> bool:
+            return not may_cut or ends(rows) + SPARE * (ends(rows) - now) <= latest
+
+        large, too_late = self._fill(self._large, room - rows, rows, ends, seconds, in_time, latest)
+        taken = sum([piece.stop - piece.start for piece in large])
+        left = min(room - rows - taken, self._large.rows)
+        lost = left and seconds(rows + taken) + seconds(left) - seconds(rows + taken + left)  # two batches for one
+        missing = reserved - taken + (round(room * lost / seconds(room)) if lost > 0 else 0)
+        self._owed = max(0, self._owed + missing) if self._large.rows else 0
+        return pieces + large, late + too_late
+
+    @property
+    def _may_cut(self) -> bool:
+        return self._owed < self._limits.max_batch_rows
+
+    def _fill(
+        self,
+        lane: _Lane,
+        free: int,
+        rows: int,
+        ends: Callable[[int], float],
+        seconds: Callable[[int], float],
+        in_time: Callable[[int, float], bool] = lambda *_: True,
+        latest: float = math.inf,
+    ) -> tuple[list[Piece], list[Request]]:
+        """Up to `free` rows of a lane, for a batch that has `rows` already, and the requests that it is too late for.
+
+        `ends` says when a batch of so many rows has been computed, `in_time` whether that is before the deadline
+        `latest`, the earliest one of those in the batch.
         """
         pieces: list[Piece] = []
         late: list[Request] = []
-        room = self._limits.max_batch_rows
-        self._odd = 1 - self._odd  # the odd row goes to either lane in turn; a batch may have no other
-        half = (room + self._odd) // 2
-        for lane, reserved in ((self._small, min(half, self._large.rows)), (self._large, 0)):
-            free = room - reserved
-            while free and lane.requests:
-                request = next(iter(lane.requests))
-                rest = request.count - request.taken - free
-                if request.deadline < (ends if rest <= 0 else ends + seconds(rest)):
-                    self.remove(request)
-                    late.append(request)
-                else:
-                    pieces.append(self._piece(lane, request, free))
-                    free -= pieces[-1].stop - pieces[-1].start
-            room = free + reserved
+        while free and lane.requests:
+            request = next(iter(lane.requests))
+            waiting = request.count - request.taken
+            fitting = min(waiting, free)
+            if request.deadline < ends(rows + fitting) + (seconds(waiting - fitting) if waiting > fitting else 0.0):
+                self.remove(request)
+                late.append(request)
+                continue
+            taken = _most(fitting, rows, latest, in_time)
+            if taken:
+                pieces.append(self._piece(lane, request, taken))
+            if taken < fitting:
+                break
+            rows, free, latest = rows + taken, free - taken, min(latest, request.deadline)
         return pieces, late
 
     def _piece(self, lane: _Lane, request: Request, room: int) -> Piece:
@@ -145,3 +202,17 @@ class Queue:
 
     def _lane(self, request: Request) -> _Lane:
         return self._small if request.count <= self._small_rows else self._large
+
+
+def _most(more: int, rows: int, latest: float, in_time: Callable[[int, float], bool]) -> int:
+    """How many of `more` rows a batch of `rows` may have besides, so that it is in time."""
+    if in_time(rows + more, latest):
+        return more
+    fits, too_many = 0, more
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if in_time(rows + middle, latest):
+            fits = middle
+        else:
+            too_many = middle
+    return fits

@@ -1,7 +1,7 @@
 """The gRPC server of one worker: all services on one port."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import cast
 
@@ -24,6 +24,7 @@ from serving.edge.reflection import reflection_servicer
 from serving.edge.servicer import VaeServicer
 from serving.settings import Settings
 from serving.telemetry import SILENT, Telemetry
+from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
@@ -143,11 +144,17 @@ def answers_of(settings: Settings) -> Answers:
     return Answers(most, settings.max_bytes_per_peer or max(1, most // ANSWER_SHARES), caller_of)
 
 
-def request_limits(core: Core) -> vae_pb2.Limits:
-    """What one request may hold, from the shapes of the models: no message can be larger and still be valid.
+def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:
+    """How many rows a request may have: `most`, or what fits into a message, which gRPC takes up to 2 GiB."""
+    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // _row_bytes(models))
 
-    gRPC takes no message over 2 GiB, so for very large images the rows are fewer.
-    """
-    row_bytes = max(4 * max(prod(model.image_shape), model.latent_dim) for model in core.info("", ""))
-    rows = min(core.max_request_rows, (MAX_MESSAGE_BYTES - FRAME_BYTES) // row_bytes)
-    return vae_pb2.Limits(max_request_rows=rows, max_request_bytes=rows * row_bytes + FRAME_BYTES)
+
+def request_limits(core: Core) -> vae_pb2.Limits:
+    """What one request may hold, from the shapes of the models: no message can be larger and still be valid."""
+    models = core.info("", "")
+    rows = rows_of_a_message(models, core.max_request_rows)
+    return vae_pb2.Limits(max_request_rows=rows, max_request_bytes=rows * _row_bytes(models) + FRAME_BYTES)
+
+
+def _row_bytes(models: Sequence[ModelInfo]) -> int:
+    return max(4 * max(prod(model.image_shape), model.latent_dim) for model in models)

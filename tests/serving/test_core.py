@@ -1,7 +1,9 @@
 """What each call means, with toy models and no transport."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 
 from serving.batching import Batched, Batcher
 from serving.batching.delivery import Rows
-from serving.core import Core
-from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, toy_model
+from serving.core import Core, Decoded, Scored
+from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, decode, toy_model
+from tests.serving.waiting import until
 from tests.support import BAD_SCORE_NUMBERS
 from vaeport import scoring
 from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError, OverloadedError
@@ -177,13 +180,13 @@ async def test_draws_that_are_too_many_for_one_request_are_refused(
         await core.score("", "", images(3), importance_samples=samples - 1, seed=1, first_row=0)
 
 
-async def test_a_full_queue_refuses_a_new_score_and_delays_one_that_is_admitted(
+async def test_a_full_queue_refuses_a_score_of_one_part_and_delays_one_that_has_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = toy_model()
     core = Core([model], max_request_rows=2)
     expected = (await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)).scores
-    submit, full = model.decoder.submit, [False, True, True, False, True, False]
+    submit, full = model.decoder.submit, [True, False, True, True, False, True, False]
 
     async def sometimes_full(rows: Rows, deadline: float | None = None) -> Batched:
         if full.pop(0):
@@ -196,5 +199,134 @@ async def test_a_full_queue_refuses_a_new_score_and_delays_one_that_is_admitted(
     assert np.array_equal(found.log_likelihood, expected.log_likelihood)
     full.append(True)
     with pytest.raises(OverloadedError):
-        await core.score("", "", images(2), importance_samples=3, seed=1, first_row=0)
+        await core.score("", "", images(2), importance_samples=1, seed=1, first_row=0)
+    await core.close()
+
+
+async def test_a_score_keeps_no_part_that_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = toy_model()
+    core = Core([model], max_request_rows=2)
+    submit, parts = model.decoder.submit, list[Any]()
+
+    async def witnessed(rows: Rows, deadline: float | None = None) -> Batched:
+        assert len([part for part in parts if part() is not None]) <= 2
+        batched = await submit(rows, deadline)
+        parts.append(weakref.ref(batched.outputs[1]))
+        return batched
+
+    monkeypatch.setattr(model.decoder, "submit", witnessed)
+    await core.score("", "", images(2), importance_samples=10, seed=1, first_row=0)
+    assert len(parts) == 10
+    await core.close()
+
+
+def held_decoder() -> tuple[Core, Batcher, list[int], asyncio.Event]:
+    """A core whose decoder computes while it may, its decoder, and the rows of each batch that this has begun with."""
+    may_compute, began = asyncio.Event(), list[int]()
+
+    async def held(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        began.append(sum(map(len, pieces)))
+        await may_compute.wait()
+        return await decode(pieces)
+
+    model = toy_model(max_queue_rows=8, decode=held)
+    return Core([model], max_request_rows=4), model.decoder, began, may_compute
+
+
+async def test_scores_of_many_parts_take_turns_and_leave_the_gate_when_cancelled() -> None:
+    core, decoder, began, may_compute = held_decoder()
+    score = partial(core.score, "", "", images(1), importance_samples=12, seed=1, first_row=0)
+    calls = [asyncio.create_task(score()) for _ in range(20)]
+    await until(lambda: began == [4])
+    assert decoder.queued_rows == 0  # the others have given it nothing yet
+    assert core._gates["toy"].rows == 20 * 12
+    for call in calls[:10]:
+        call.cancel()
+    await until(lambda: core._gates["toy"].rows == 10 * 12)
+    may_compute.set()
+    answers = await asyncio.gather(*calls[10:])
+    assert all(np.array_equal(each.scores.elbo, answers[0].scores.elbo) for each in answers)
+    assert (core._gates["toy"].rows, core._gates["toy"].bytes) == (0, 0)
+    await core.close()
+
+
+async def test_a_score_whose_turn_cannot_come_in_time_is_refused_at_its_deadline() -> None:
+    core, _, began, may_compute = held_decoder()
+    score = partial(core.score, "", "", images(1), importance_samples=12, seed=1, first_row=0)
+    first = asyncio.create_task(score())
+    await until(lambda: began == [4])
+    with pytest.raises(DeadlineExceededError, match="before 12 rows had their turn"):
+        await score(deadline=asyncio.get_running_loop().time() + 0.01)
+    may_compute.set()
+    await first
+    await core.close()
+
+
+async def test_more_scores_than_are_promised_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.core.MAX_PROMISED_LATENTS", 30)
+    core, _, _, may_compute = held_decoder()
+    score = partial(core.score, "", "", images(1), importance_samples=12, seed=1, first_row=0)
+    calls = [asyncio.create_task(score()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="24 rows are promised") as refused:
+        await score()
+    assert refused.value.retry_after is not None
+    may_compute.set()
+    await asyncio.gather(*calls)
+    await core.close()
+
+
+async def test_what_the_decoder_has_no_room_or_time_for_is_refused_before_it_is_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core, decoder, began, may_compute = held_decoder()
+    latents = np.zeros((4, LATENT_DIM), np.float32)
+    calls = [asyncio.create_task(core.decode("", "", latents))]
+    await until(lambda: began == [4])
+    calls += [asyncio.create_task(core.decode("", "", latents)) for _ in range(2)]
+    await until(lambda: decoder.queued_rows == 8)
+
+    async def encoded(*_: object) -> Batched:
+        raise AssertionError("images were encoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core._models["toy"].encoder, "submit", encoded)
+        for call in (core.reconstruct("", "", images(1)), score_of_one_part(core)):
+            with pytest.raises(OverloadedError, match="8 rows wait"):
+                await call
+        calls[2].cancel()
+        await until(lambda: decoder.queued_rows == 4)
+        patch.setattr(decoder, "_predict", lambda rows, now: rows)
+        deadline = asyncio.get_running_loop().time() + 5
+        for call in (core.reconstruct("", "", images(2), deadline), score_of_one_part(core, deadline)):
+            with pytest.raises(DeadlineExceededError, match="after 4 that wait"):
+                await call
+    may_compute.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await core.close()
+
+
+async def score_of_one_part(core: Core, deadline: float | None = None) -> Scored:
+    return await core.score("", "", images(1), importance_samples=2, seed=1, first_row=0, deadline=deadline)
+
+
+async def test_latents_that_overflow_the_decoder_are_refused_by_row_and_harm_no_neighbour() -> None:
+    async def overflowing(pieces: Sequence[Rows]) -> tuple[Rows, ...]:
+        image, logits = await decode([piece.clip(-20, 20) for piece in pieces])
+        image[np.abs(np.concatenate(pieces)).max(1) > 1e4] = np.nan
+        return image, logits
+
+    core = Core([toy_model(decode=overflowing)], max_request_rows=10)
+    latents = np.zeros((3, LATENT_DIM), np.float32)
+    huge = latents.copy()
+    huge[1] = 1e38
+    neighbour, guilty = await asyncio.gather(
+        core.decode("", "", latents), core.decode("", "", huge), return_exceptions=True
+    )
+    assert isinstance(neighbour, Decoded)
+    assert np.array_equal(neighbour.images, np.full((3, *IMAGE_SHAPE), 0.5, np.float32))
+    assert isinstance(guilty, InvalidInputError)
+    assert str(guilty) == "latents: expected values that the decoder can compute, got NaN in image 1"
+    with pytest.raises(InvalidInputError, match="temperature: expected values that the decoder can compute"):
+        await core.sample("", "", 1, seed=1, first_row=0, temperature=1e6)
     await core.close()

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
-from serving.edge import Edge, door
+from serving.edge import Edge, door, rows_of_a_message
 from serving.edge.oip import grpc_service_pb2 as inference_pb2
 from serving.edge.oip.service import NOT_HERE
 from serving.edge.server import VAE_SERVICE, request_limits
@@ -29,6 +29,7 @@ from serving.settings import Settings
 from tests.serving.toys import IMAGE_SHAPE, toy_model
 from vaeport import errors
 from vaeport.arrays import to_uint8
+from vaeport.errors import InvalidInputError
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import from_tensor, to_tensor
 
@@ -106,10 +107,13 @@ async def test_every_call_of_the_typed_service(served: Served) -> None:
 async def test_images_too_large_for_1024_of_them_in_a_message_have_a_lower_limit() -> None:
     model = toy_model()
     large = dataclasses.replace(model, info=dataclasses.replace(model.info, image_shape=(3, 1024, 1024)))
-    core = Core([large], max_request_rows=1024)
+    core = Core([large], max_request_rows=rows_of_a_message([large.info], 1024))
     limits = request_limits(core)
     assert limits.max_request_rows == 170
+    with pytest.raises(InvalidInputError, match="count: expected at most 170 rows, got 171 rows"):
+        await core.sample("", "", 171, seed=1, first_row=0, temperature=1.0)
     assert limits.max_request_bytes < 2**31
+    assert rows_of_a_message([model.info], 1024) == 1024
     Edge(core, free_address())
     await core.close()
 

@@ -172,3 +172,39 @@ def test_a_full_collection_looks_at_little_while_a_worker_serves(models: Path) -
     done = run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     set_aside, looked_at = map(int, done.stdout.split())
     assert looked_at < set_aside / 10
+
+
+DEFECT = """
+import multiprocessing, sys, threading
+from pathlib import Path
+import vaeport
+from serving import worker
+from serving.batching.queue import Queue
+from serving.repository import default_packages
+from serving.settings import Settings
+from serving.supervisor.messages import Order, Said
+
+def call(supervisor):
+    while supervisor.recv()[0] is not Said.SERVING:
+        pass
+    Queue.take = lambda *_: 1 / 0
+    with vaeport.Client(sys.argv[2], retries=0) as client:
+        try:
+            client.sample(1, seed=1)
+        except vaeport.UnavailableError as error:
+            print(error, flush=True)
+
+settings = Settings(models=Path(sys.argv[1]), workers=1)
+supervisor, channel = multiprocessing.Pipe()
+supervisor.send(Order.SERVE.value)
+threading.Thread(target=call, args=[supervisor], daemon=True).start()
+worker.run(settings, sys.argv[2], default_packages(settings.models), channel)
+"""
+
+
+def test_a_worker_whose_batcher_has_failed_ends(models: Path) -> None:
+    command = [sys.executable, "-c", DEFECT, str(models), free_address()]
+    done = run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "the batcher has failed; the worker is being replaced" in done.stdout
+    assert "RuntimeError: a batcher has failed" in done.stderr

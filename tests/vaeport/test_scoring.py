@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import vaeport
 from tests.support import BAD_SCORE_NUMBERS
+from tests.vaeport.test_prior import VECTORS
 from training.estimators import log_likelihood
 from training.objective import kl_divergence
 from training.run import open_run
@@ -230,3 +231,10 @@ def test_pieces_of_a_large_array_are_the_whole(
     pieces = model.score(images, importance_samples=5, seed=3, first_row=2)
     for name in ("reconstruction", "kl", "elbo", "log_likelihood", "percentile"):
         np.testing.assert_array_equal(getattr(pieces, name), getattr(whole, name), err_msg=name)
+
+
+@pytest.mark.parametrize(("seed", "first_row"), [(7, 0), (2**64 - 1, 2**63 - 1)])
+def test_the_rows_of_draws_are_those_of_the_docs(seed: int, first_row: int) -> None:
+    zeros = np.zeros((1, 3), np.float32)  # a standard normal posterior, so the latents are the normals
+    drawn = scoring.draw(zeros, zeros, scoring.Sampling.of(2, seed, first_row, 1))
+    assert drawn.latents[1] == pytest.approx(VECTORS[seed, 2 * first_row + 1, 3], rel=1e-6)

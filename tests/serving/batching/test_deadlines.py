@@ -120,14 +120,20 @@ async def test_a_small_request_is_not_refused_for_large_ones_that_it_need_not_wa
         await asyncio.gather(*calls)
 
 
-async def test_a_small_request_is_refused_for_the_whole_batch_that_it_would_be_part_of(engine: ToyEngine) -> None:
+async def test_a_small_request_is_admitted_for_the_smallest_batch_that_it_can_be_part_of(engine: ToyEngine) -> None:
     async with batching(engine, max_batch_rows=8) as batcher:
         await measure(batcher, engine, 8, 1.0)
         large = await start(batcher, rows(*range(80)))
-        with pytest.raises(DeadlineExceededError, match="would take 2 s"):
-            await batcher.submit(rows(-1), deadline=engine.clock.now + 1.9)
+        with pytest.raises(DeadlineExceededError, match=r"would take 1\.12 s"):
+            await batcher.submit(rows(-1), deadline=engine.clock.now + 1.2)
+        single = await start(batcher, rows(-1), deadline=engine.clock.now + 1.3)
+        await engine.finish(1.0)
+        await engine.finish(0.25)
+        assert_own_rows(rows(-1), await single)
         await engine.release()
         await large
+    assert engine.batches[2][0] == -1
+    assert len(engine.batches[2]) < 8
 
 
 async def test_nobody_is_refused_before_a_cost_is_measured(engine: ToyEngine) -> None:
@@ -137,14 +143,28 @@ async def test_nobody_is_refused_before_a_cost_is_measured(engine: ToyEngine) ->
         assert_own_rows(rows(1), await call)
 
 
-async def test_a_row_too_late_for_the_next_batch_leaves_before_it_and_costs_no_compute(engine: ToyEngine) -> None:
+async def test_a_row_too_late_for_a_full_batch_gets_a_smaller_one(engine: ToyEngine) -> None:
     async with batching(engine) as batcher:
         await measure(batcher, engine, 4, 1.0)
-        now = engine.clock.now
         running = await start(batcher, rows(1))
-        late = await start(batcher, rows(2), deadline=now + 2.0)  # a batch of its own row would be in time
+        hurried = await start(batcher, rows(2), deadline=engine.clock.now + 0.85)
         others = await start(batcher, rows(3, 4, 5, 6))
-        await engine.finish(1.5)
+        await engine.finish(0.25)
+        await engine.finish(0.5)
+        assert_own_rows(rows(2), await hurried)
+        await engine.release()
+        await asyncio.gather(running, others)
+    assert engine.batches[2:4] == [[2, 3], [4, 5, 6]]
+
+
+async def test_a_row_too_late_for_any_batch_leaves_before_it_and_costs_no_compute(engine: ToyEngine) -> None:
+    async with batching(engine) as batcher:
+        await measure(batcher, engine, 4, 1.0)
+        running = await start(batcher, rows(1))
+        late = await start(batcher, rows(2), deadline=engine.clock.now + 2.0)
+        others = await start(batcher, rows(3, 4, 5, 6))
+        engine.clock.now += 1.8  # the timer of its last moment is late
+        await engine.finish()
         with pytest.raises(DeadlineExceededError):
             await late
         await engine.release()

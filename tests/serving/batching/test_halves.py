@@ -1,13 +1,15 @@
 """A batch that fails is computed again by halves; what that may cost is bounded."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from serving.batching.delivery import Batched, Piece, Request
+from serving.batching.delivery import Batched, Piece, Request, Rows
 from serving.batching.halves import ALLOWANCE, Halves
+from tests.serving.batching.toys import ToyEngine, assert_own_rows, batching, rows, start
 from vaeport.errors import UnavailableError
 
 
@@ -100,3 +102,23 @@ async def test_an_engine_lost_during_the_retries_fails_whoever_is_left() -> None
 
     attempts.halves = Halves(lost, lambda piece, error: piece.request.done.set_exception(error))
     assert await attempts.batch(range(8)) == {0, 2, 3, 4, 5, 6, 7}
+
+
+async def test_a_part_whose_delivery_failed_is_in_the_answer_once(
+    engine: ToyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [MemoryError("no room for the answer")]
+
+    def concatenate(parts: Sequence[Rows]) -> Rows:
+        if failures:
+            raise failures.pop()
+        return np.concatenate(parts)
+
+    monkeypatch.setattr("serving.batching.delivery.np", SimpleNamespace(concatenate=concatenate))
+    async with batching(engine) as batcher:
+        sent = rows(*range(6))
+        split, neighbour = await start(batcher, sent), await start(batcher, rows(7))
+        await engine.release()
+        assert_own_rows(sent, await split)
+        assert_own_rows(rows(7), await neighbour)
+    assert not failures

@@ -132,29 +132,6 @@ async def test_closing_before_the_first_step_answers_too() -> None:
         await call
 
 
-async def test_draining_waits_for_what_is_queued_and_no_longer(engine: ToyEngine) -> None:
-    async with batching(engine, max_batch_rows=2) as batcher:
-        await asyncio.wait_for(batcher.drain(), 1)
-        calls = [await start(batcher, rows(1, 2)), await start(batcher, rows(3))]
-        drained = asyncio.create_task(batcher.drain())
-        await engine.finish()
-        assert not drained.done()
-        await engine.finish()
-        assert drained.done()
-        await asyncio.gather(*calls)
-
-
-async def test_closing_ends_a_drain(engine: ToyEngine) -> None:
-    async with batching(engine) as batcher:
-        call = await start(batcher, rows(1))
-        drained = asyncio.create_task(batcher.drain())
-        await settle()
-        await batcher.close()
-        await drained
-        with pytest.raises(UnavailableError):
-            await call
-
-
 async def test_a_defect_of_the_batcher_itself_leaves_nobody_waiting(
     engine: ToyEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,11 +141,19 @@ async def test_a_defect_of_the_batcher_itself_leaves_nobody_waiting(
         monkeypatch.setattr(batcher._queue, "take", lambda *_: 1 / 0)
         await engine.finish()
         assert_own_rows(rows(1), await running)
-        with pytest.raises(UnavailableError):
-            await waiting
-        with pytest.raises(UnavailableError):
-            await batcher.submit(rows(3))
+        for call in (waiting, batcher.submit(rows(3))):
+            with pytest.raises(UnavailableError, match="the batcher has failed; the worker is being replaced"):
+                await call
+        assert batcher.failed.is_set()
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_batcher_that_is_closed_has_not_failed(engine: ToyEngine) -> None:
+    async with batching(engine) as batcher:
+        await batcher.close()
+        with pytest.raises(UnavailableError, match="the server is stopping"):
+            await batcher.submit(rows(1))
+        assert not batcher.failed.is_set()
 
 
 async def test_an_engine_that_cancels_the_batcher_leaves_nobody_waiting(engine: ToyEngine) -> None:

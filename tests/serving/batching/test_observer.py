@@ -9,7 +9,7 @@ import pytest
 
 from serving.batching import Batcher, Limits, Refusal, Run
 from serving.batching.delivery import Rows
-from tests.serving.batching.toys import Clock, ToyEngine, batching, measure, rows, settle, start
+from tests.serving.batching.toys import Clock, ToyEngine, batching, measure, rows, start
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
 
 
@@ -170,15 +170,48 @@ async def test_a_request_that_comes_too_late_for_its_batch_is_refused_in_the_que
     assert witness.refusals == [Refusal.DEADLINE_IN_QUEUE]
 
 
-async def test_an_observer_that_fails_harms_nobody(engine: ToyEngine, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Witness):
-        def computed(self, run: Run) -> None:
-            raise RuntimeError("no disk")
+class Broken:
+    """An observer that fails, whatever it is told."""
 
+    def arrived(self) -> object:
+        raise OSError("no disk")
+
+    def refused(self, cause: Refusal) -> None:
+        raise OSError("no disk")
+
+    def computed(self, run: Run) -> None:
+        raise OSError("no disk")
+
+
+async def test_an_observer_that_fails_harms_nobody(engine: ToyEngine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
-    engine.held = False
-    async with batching(engine, observer=Broken()) as batcher:
-        for value in range(3):
-            assert (await batcher.submit(rows(value))).outputs[0].shape == (1, 2)
-            await settle()
-    assert caplog.text.count("a batch could not be reported") == 3
+    async with batching(engine, max_queue_rows=40, observer=Broken()) as batcher:
+        await measure(batcher, engine, 1, 1.0)
+        running = await start(batcher, rows(1))
+        late = await start(batcher, rows(2), deadline=engine.clock.now + 2.5)
+        waiting = await start(batcher, rows(3))
+        with pytest.raises(OverloadedError):
+            await batcher.submit(rows(*range(40)))
+        engine.clock.advance(2.0)
+        with pytest.raises(DeadlineExceededError):
+            await late
+        await engine.finish()
+        assert (await running).outputs[0].shape == (1, 2)
+        split = await start(batcher, rows(*range(9)))
+        await batcher.close()
+        for call in (waiting, split):
+            with pytest.raises(UnavailableError):
+                await call
+    for what, times in (("an arrival", 5), ("a refusal", 4), ("a batch", 3)):
+        assert caplog.text.count(f"{what} could not be reported") == times
+
+
+async def test_a_batch_that_the_end_cuts_off_has_failed(engine: ToyEngine) -> None:
+    witness = Witness()
+    async with batching(engine, observer=witness) as batcher:
+        split = await start(batcher, rows(*range(9)))
+        await batcher.close()
+        with pytest.raises(UnavailableError):
+            await split
+    assert [run.failure for run in witness.runs] == ["closed"]
+    assert witness.refusals == [Refusal.STOPPING]  # of one request, which waited and was computed

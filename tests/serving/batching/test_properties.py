@@ -1,19 +1,20 @@
-"""Arrivals, cancels, deadlines, failures, delays and the end, in every order that hypothesis finds.
+"""Arrivals, cancels, deadlines, failures, delays, shrinking batches and the end, in every order that hypothesis finds.
 
 Whatever happens: every caller gets exactly one answer, which is its own rows in order and in time, or an error that
 has a reason; the engine never idles while rows wait; and nothing is left behind.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from serving.batching import Batched, Batcher, Limits
+from serving.batching import Batched, Batcher, Limits, Turn
 from serving.batching.delivery import Rows
 from tests.serving.batching.toys import Clock, ToyEngine, assert_empty, assert_own_rows, rows, settle
 from vaeport.errors import DeadlineExceededError, OverloadedError, UnavailableError
@@ -40,15 +41,25 @@ class Caller:
 
 
 class Batching(RuleBasedStateMachine):
-    """One batcher, from its start to its end."""
+    """One batcher, or two that take turns on an engine, from their start to their end."""
 
     @initialize(
         max_batch_rows=st.integers(1, 8),
         max_queue_rows=st.integers(12, 40),
         max_queue_bytes=st.sampled_from([100, 1000]),
         max_delay=st.sampled_from([0.0, 0.0, 0.05]),
+        graphs=st.integers(1, 2),
+        brief_rows=st.integers(0, 2),
     )
-    def begin(self, max_batch_rows: int, max_queue_rows: int, max_queue_bytes: int, max_delay: float) -> None:
+    def begin(
+        self,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        max_queue_bytes: int,
+        max_delay: float,
+        graphs: int,
+        brief_rows: int,
+    ) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.engine = ToyEngine(self.clock, held=True)
@@ -56,10 +67,29 @@ class Batching(RuleBasedStateMachine):
         self.callers: list[Caller] = []
         self.numbers = 0
         self.was_lost = self.closed = self.allowance_was_short = False
-        self.batcher = self.run(self.make())
+        self.brief_rows = brief_rows
+        self.batchers = self.run(self.make(graphs))
 
-    async def make(self) -> Batcher:
-        return Batcher(self.engine, self.limits, clock=self.clock)
+    async def make(self, graphs: int) -> list[Batcher]:
+        turn = Turn()
+        return [
+            Batcher(self.engine, self.limits, turn=turn, at_once=self.at_once, clock=self.clock) for _ in range(graphs)
+        ]
+
+    def at_once(self, pieces: Sequence[Rows]) -> tuple[Rows, ...] | None:
+        """What the engine does with few rows, in the loop itself."""
+        batch = np.concatenate(pieces)
+        if len(batch) > self.brief_rows:
+            return None
+        assert not self.engine.busy
+        self.engine.batches.append(batch[:, 0].tolist())
+        if guilty := self.engine.guilty & set(self.engine.batches[-1]):
+            raise RuntimeError(f"the engine broke on {sorted(guilty)}")
+        return batch + 1, -batch
+
+    @rule(data=st.data(), rows=st.integers(1, 8))
+    def limit_batches(self, data: st.DataObject, rows: int) -> None:
+        data.draw(st.sampled_from(self.batchers)).limit_batches(rows)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -69,24 +99,25 @@ class Batching(RuleBasedStateMachine):
         patience=st.one_of(st.none(), st.sampled_from([-0.1, 0.001, 0.02, 0.2, 2.0, 20.0])),
         guilty=st.integers(0, 9).map(lambda number: number == 0),
         steps=st.integers(0, 4),
+        graph=st.integers(0, 1),
     )
-    def arrive(self, size: int, patience: float | None, guilty: bool, steps: int) -> None:
+    def arrive(self, size: int, patience: float | None, guilty: bool, steps: int, graph: int) -> None:
         sent = rows(*range(self.numbers, self.numbers + size))
         self.numbers += size
         if guilty:
             sent[size // 2] += GUILTY
             self.engine.guilty.add(float(sent[size // 2, 0]))
         deadline = None if patience is None else self.clock.now + patience
-        self.run(self.call(sent, deadline, steps))
+        self.run(self.call(self.batchers[graph % len(self.batchers)], sent, deadline, steps))
 
-    async def call(self, sent: Rows, deadline: float | None, steps: int) -> None:
+    async def call(self, batcher: Batcher, sent: Rows, deadline: float | None, steps: int) -> None:
         async def ask() -> None:
-            queued = self.batcher.queued_bytes, self.batcher.queued_rows
+            queued = batcher.queued_bytes, batcher.queued_rows
             caller.had_room = (not queued[0] or queued[0] + sent.nbytes <= self.limits.max_queue_bytes) and queued[
                 1
             ] + len(sent) <= self.limits.max_queue_rows
             try:
-                caller.answer = await self.batcher.submit(sent, deadline)
+                caller.answer = await batcher.submit(sent, deadline)
             except BaseException as error:  # whatever it is, it is the answer
                 caller.answer = error
             caller.answered_at = self.clock.now
@@ -146,24 +177,26 @@ class Batching(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         self.closed = True
-        self.run(self.batcher.close())
+        for batcher in self.batchers:
+            self.run(batcher.close())
 
     @invariant()
     def what_waits_is_counted(self) -> None:
-        waiting = self.batcher._queue.waiting()
-        assert self.batcher.queued_rows == sum(request.count - request.taken for request in waiting)
-        assert self.batcher.queued_bytes == sum(request.rows.nbytes for request in waiting)
-        assert self.batcher.queued_rows <= self.limits.max_queue_rows
+        for batcher in self.batchers:
+            waiting = batcher._queue.waiting()
+            assert batcher.queued_rows == sum(request.count - request.taken for request in waiting)
+            assert batcher.queued_bytes == sum(request.rows.nbytes for request in waiting)
+            assert batcher.queued_rows <= self.limits.max_queue_rows
+            self.allowance_was_short |= batcher._halves._allowance < 16
         assert max(self.engine.sizes, default=0) <= self.limits.max_batch_rows
-        assert len(self.clock.timers) <= 1 + (self.limits.max_delay > 0)
-        self.allowance_was_short |= self.batcher._halves._allowance < 16
+        assert len(self.clock.timers) <= len(self.batchers) * (1 + (self.limits.max_delay > 0))
 
     @invariant()
     def the_engine_never_idles_while_rows_wait_and_nobody_waits_past_a_deadline(self) -> None:
         self.run(settle())
-        assert self.batcher._closed == self.closed
+        assert all(batcher._closed == self.closed and not batcher.failed.is_set() for batcher in self.batchers)
         if not self.limits.max_delay:
-            assert self.engine.busy or not self.batcher.queued_rows
+            assert self.engine.busy or not any(batcher.queued_rows for batcher in self.batchers)
         for caller in self.callers:
             if not caller.task.done():
                 assert caller.deadline is None or caller.deadline > self.clock.now
@@ -201,7 +234,8 @@ class Batching(RuleBasedStateMachine):
             self.run(self.end())
             self.check_answers()
             assert self.callers == []
-            assert_empty(self.batcher)
+            for batcher in self.batchers:
+                assert_empty(batcher)
             assert self.clock.timers == []
             assert asyncio.all_tasks(self.loop) == set()
         finally:
@@ -212,14 +246,12 @@ class Batching(RuleBasedStateMachine):
         if not self.closed and self.numbers % 2:
             await settle()
             self.clock.advance(self.limits.max_delay)  # which is all that a batch may still wait for
-            drained = asyncio.create_task(self.batcher.drain())
-            while not drained.done():
+            while not all(caller.task.done() for caller in self.callers):
                 await settle()
                 self.clock.advance(self.limits.max_delay)
-            await settle()
-            assert all(caller.task.done() for caller in self.callers)
         self.closed = True
-        await self.batcher.close()
+        for batcher in self.batchers:
+            await batcher.close()
         await settle()
 
 

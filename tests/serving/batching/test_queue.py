@@ -22,9 +22,9 @@ async def add(queue: Queue, count: int, deadline: float = math.inf) -> Request:
     return request
 
 
-def sizes(queue: Queue, ends: float = 0.0) -> tuple[list[int], int]:
-    """Rows of each piece of the next batch, and how many requests left. A row that is not in it takes 1 s."""
-    pieces, late = queue.take(ends, float)
+def sizes(queue: Queue) -> tuple[list[int], int]:
+    """Rows of each piece of the next batch, and how many requests left. It begins at 0, and a row takes 1 s."""
+    pieces, late = queue.take(0.0, float)
     return [piece.stop - piece.start for piece in pieces], len(late)
 
 
@@ -46,19 +46,47 @@ async def test_what_one_lane_does_not_need_the_other_has(queue: Queue) -> None:
 
 
 async def test_whoever_is_late_leaves_and_its_room_goes_to_others(queue: Queue) -> None:
-    late = [await add(queue, count, deadline=4.9) for count in (1, 12)]
+    late = [await add(queue, count, deadline=2.9) for count in (1, 12)]
     await add(queue, 14)
     await add(queue, 2)
-    assert sizes(queue, ends=5.0) == ([2, 14], 2)
+    assert sizes(queue) == ([2, 14], 2)
     assert (queue.rows, queue.bytes) == (0, 0)
     assert not any(request.done.done() for request in late)  # which is the batcher's to do
 
 
 async def test_a_request_that_is_in_time_but_its_rest_is_not_leaves_too(queue: Queue) -> None:
-    await add(queue, 20, deadline=8.9)  # 16 rows now, 4 rows after that
-    assert sizes(queue, ends=5.0) == ([], 1)
-    await add(queue, 20, deadline=9.0)
-    assert sizes(queue, ends=5.0) == ([16], 0)
+    await add(queue, 20, deadline=19.9)  # 16 rows now, 4 rows after that
+    assert sizes(queue) == ([], 1)
+    await add(queue, 20, deadline=20.0)
+    assert sizes(queue) == ([16], 0)
+
+
+async def test_a_batch_has_as_many_large_rows_as_its_earliest_deadline_allows(queue: Queue) -> None:
+    await add(queue, 50)
+    await add(queue, 1, deadline=5.0)
+    assert sizes(queue) == ([1, 3], 0)  # with a tenth to spare
+    await add(queue, 1, deadline=1.0)
+    assert sizes(queue) == ([1], 0)
+    assert sizes(queue) == ([16], 0)
+
+
+async def test_a_large_request_in_a_hurry_is_not_made_late_by_those_behind_it(queue: Queue) -> None:
+    await add(queue, 4, deadline=8.0)
+    await add(queue, 12)
+    assert sizes(queue) == ([4, 3], 0)
+    assert sizes(queue) == ([9], 0)
+
+
+async def test_what_deadlines_take_from_large_requests_is_owed_to_them(queue: Queue) -> None:
+    await add(queue, 100)
+    for _ in range(2):
+        await add(queue, 1, deadline=1.2)
+        assert sizes(queue) == ([1], 0)
+    await add(queue, 1, deadline=1.2)
+    assert queue.rows_until(1) == 16  # so who comes now is told
+    assert sizes(queue) == ([16], 1)
+    await add(queue, 1, deadline=1.2)
+    assert sizes(queue) == ([1], 0)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +95,9 @@ async def test_a_request_that_is_in_time_but_its_rest_is_not_leaves_too(queue: Q
         ([], 1, 1),
         ([], 50, 50),
         ([1, 1], 1, 3),
-        ([10], 1, 11),  # they share a batch
-        ([50], 1, 16),  # which is full
-        ([50, *[1] * 10], 1, 32),  # 11 small rows and as many large ones take two
+        ([10], 1, 1),  # they share a batch
+        ([50], 1, 1),  # which has no more of the large one, if need be
+        ([50, *[1] * 10], 1, 19),  # 11 small rows take two, of which the first has 8 large ones
         ([1] * 10, 50, 60),
         ([1] * 40, 10, 32),
         ([50], 30, 80),

@@ -1,0 +1,169 @@
+"""Calls that need many batches of one graph, one after the other: first come, first served, and a bounded number.
+
+Such a call would fill a queue for seconds, so it gives its rows to the queue in parts. Any number of them side by side
+would all be answered late, and none of those that have a deadline. Here each has the graph's queue to itself, as far as
+calls of its kind go; the others wait before they have computed anything, and who cannot be answered in time, or comes
+when too much is promised, is refused when he comes.
+"""
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from serving.batching.cost import CostModel
+from serving.batching.deadlines import Clock
+from serving.batching.observer import Refusal
+from vaeport.errors import DeadlineExceededError, OverloadedError
+
+SLACK = 0.1  # times the wait for others, as for a batcher's queue
+BELIEVED = 10  # times the cost itself: how long an idle gate believes what it measured
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call that has come, until it leaves.
+
+    Attributes:
+        rows: of the graph that it still needs.
+        size: bytes that it holds while it waits.
+        begins: done when its turn has come.
+        since: when its last rows had been computed, in seconds on the clock; None before the first ones.
+    """
+
+    rows: int
+    size: int
+    begins: "asyncio.Future[None]"
+    since: float | None = None
+
+
+class Gate:
+    """The gate before one graph.
+
+    Args:
+        seconds: what so many rows take the graph, as far as a deadline may be refused for it.
+        part_rows: rows of a part, at most.
+        max_rows: that the calls inside may still need together; a single call with more may, if it is alone.
+        max_bytes: that the calls which wait may hold together, likewise.
+        refused: is told why a call is not let in.
+        clock: seconds and timers; the running loop unless a test brings another.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[int], float],
+        *,
+        part_rows: int,
+        max_rows: int,
+        max_bytes: int,
+        refused: Callable[[Refusal], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._seconds = seconds
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._refused = refused
+        self._clock = clock or asyncio.get_running_loop()
+        self._cost = CostModel(part_rows)  # of parts with all that goes with them, which the graph's own is not
+        self._idle_since = -math.inf
+        self._calls: OrderedDict[_Call, None] = OrderedDict()  # the first one is under way
+
+    @property
+    def rows(self) -> int:
+        """Rows that the calls inside still need."""
+        return sum(call.rows for call in self._calls)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that they hold."""
+        return sum(call.size for call in self._calls)
+
+    @asynccontextmanager
+    async def turn(
+        self, rows: int, size: int, deadline: float | None = None, before: float = 0.0
+    ) -> AsyncIterator[Callable[[int], None]]:
+        """Wait for this call's turn, which lasts as long as the context; to be told of the rows that are computed.
+
+        Args:
+            rows: of the graph, that it needs.
+            size: bytes that it holds meanwhile.
+            deadline: of the whole call, in seconds on the clock; None is none.
+            before: seconds that it needs besides.
+
+        Raises:
+            OverloadedError: the calls that are inside need too much; at once.
+            DeadlineExceededError: the deadline cannot be met after them, which is found at once; or it could not any
+                more before the turn had come.
+        """
+        now = self._clock.time()
+        deadline = math.inf if deadline is None else deadline
+        self._check(rows, size, deadline, before, now)
+        call = _Call(rows, size, asyncio.get_running_loop().create_future())
+        self._calls[call] = None
+        try:
+            self._begin_next()
+            await self._wait(call, deadline, before)
+            yield lambda computed: self._computed(call, computed)
+        finally:
+            del self._calls[call]
+            self._begin_next()
+
+    def _check(self, rows: int, size: int, deadline: float, before: float, now: float) -> None:
+        ahead, held = self.rows, self.bytes
+        wait, own = self._predict(ahead, now), before + self._predict(rows, now)
+        if ahead and ahead + rows > self._max_rows:
+            self._refused(Refusal.QUEUE_ROWS)
+            text = f"{ahead} rows are promised to calls of many parts, and {rows} more would exceed {self._max_rows}"
+            raise OverloadedError(text, retry_after=wait)
+        if held and held + size > self._max_bytes:
+            self._refused(Refusal.QUEUE_BYTES)
+            text = f"calls of many parts hold {held} bytes, and {size} more would exceed {self._max_bytes}"
+            raise OverloadedError(text, retry_after=wait)
+        if now + own + (1 + SLACK) * wait > deadline:
+            self._refused(Refusal.DEADLINE_ON_ARRIVAL)
+            raise DeadlineExceededError(
+                f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows in parts, after {ahead} that"
+                f" are promised to others, would take {own + wait:.3g} s"
+            )
+
+    async def _wait(self, call: _Call, deadline: float, before: float) -> None:
+        """Until the turn has come, or the last moment to begin with it has passed."""
+        if call.begins.done():
+            return
+        timer = None
+        if deadline < math.inf:
+            latest = deadline - before - self._predict(call.rows, self._clock.time())
+            timer = self._clock.call_at(latest, lambda: self._expire(call))
+        try:
+            await call.begins
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, call: _Call) -> None:
+        if not call.begins.done():
+            self._refused(Refusal.DEADLINE_IN_QUEUE)
+            text = f"the deadline could not be met any more, before {call.rows} rows had their turn"
+            call.begins.set_exception(DeadlineExceededError(text))
+
+    def _begin_next(self) -> None:
+        """The first call's turn comes; one that is about to leave passes it on when it does."""
+        call = next(iter(self._calls), None)
+        if call is not None and not call.begins.done():
+            call.begins.set_result(None)
+
+    def _computed(self, call: _Call, rows: int) -> None:
+        now = self._idle_since = self._clock.time()
+        if call.since is not None:  # else it has done more than compute these rows
+            self._cost.measured(rows, now - call.since)
+        call.rows -= rows
+        call.since = now
+
+    def _predict(self, rows: int, now: float) -> float:
+        """Seconds for so many rows: what the graph needs, or what such calls took here, if that was not long ago."""
+        measured = self._cost.seconds(rows)
+        if not self._calls and now - self._idle_since > BELIEVED * measured:
+            measured = 0.0
+        return max(self._seconds(rows), measured)
