@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from export.card import model_card
 from export.errors import ExportError, VersionExistsError
 from vaeport.machine import usable_cores
 from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest
-from vaeport.package import MANIFEST_MAX_BYTES, MAX_VERSION, Package, check_digest, open_package, sha256_of
+from vaeport.package import MANIFEST_MAX_BYTES, MAX_VERSION, open_package, sha256_of
 from vaeport.versions import versions
 
 STAGING = ".vaeport-staging-"  # no version's name, and nobody else's: leftovers that begin so are deleted
@@ -154,19 +153,6 @@ def _beside(parent: Path, version: int | None = None) -> list[Path]:
         return []
     found = [(path, match) for path in parent.iterdir() if (match := BESIDE.fullmatch(path.name))]
     return [path for path, match in found if version is None or int(match[1]) == version]
-
-
-def read_graph(package: Package, role: str) -> bytes:
-    """The ONNX file of a graph, as it was when the package was opened.
-
-    Raises:
-        DigestMismatchError: it has changed since.
-    """
-    path = package.path / package.manifest.graphs[role].path
-    data = path.read_bytes()
-    entry = next(entry for entry in package.manifest.files if entry.path == package.manifest.graphs[role].path)
-    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
-    return data
 
 
 def refuse_existing(*targets: Path) -> None:

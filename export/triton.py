@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 import tyro
 
 from export.errors import ExportError
-from export.package import place, read_graph, refuse_existing, staging
+from export.package import place, refuse_existing, staging
+from vaeport.graphs import read_graph
 from vaeport.manifest import GraphSpec, TensorSpec
 from vaeport.package import ROLES, Package, open_package
 

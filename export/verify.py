@@ -21,12 +21,19 @@ from vaeport.errors import SelfTestError
 from vaeport.golden import Golden, has_golden, read_golden, self_test
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.manifest import Manifest
-from vaeport.package import CHECKPOINT_NAME, Package, open_package, precision_of, role_of, sha256_of
+from vaeport.package import (
+    CHECKPOINT_NAME,
+    CHECKPOINT_PROPERTY,
+    Package,
+    open_package,
+    precision_of,
+    role_of,
+    sha256_of,
+)
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINT_PROPERTY = "vaeport.checkpoint_sha256"
 IMAGES = 64  # random ones for the end metric, and the corners: a package has no images of the data
 
 

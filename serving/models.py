@@ -13,7 +13,6 @@ from serving.batching.delivery import Rows
 from serving.canary import Canary, canaries_of
 from serving.engine import BoundGraph, ByDtype, Engine, check_placement
 from serving.telemetry import SILENT, Telemetry
-from vaeport.errors import PackageError
 from vaeport.golden import TF32_SLACK, has_golden, self_test
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
@@ -115,8 +114,6 @@ def _load_model(
 ) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
-    if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
-        raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
     if public_key is not None:
         check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
         log.info("%s: signed by %s", path, public_key)

@@ -5,7 +5,6 @@
 the tensors. It is read here with numpy: a few lines do not deserve a dependency of the base library.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaeport.errors import SelfTestError, bounded
 from vaeport.manifest import GraphSpec, ManifestFieldError, parse_json
-from vaeport.package import GoldenInvalidError, Package, check_digest
+from vaeport.package import GoldenInvalidError, Package, entry_of, read_listed
 
 GOLDEN_NAME = "golden.safetensors"
 GOLDEN_MAX_BYTES = 1 << 28
@@ -90,12 +89,10 @@ def read_golden(package: Package) -> dict[str, Golden]:
     """The golden vectors by the name of their graph; see `self_test` for the errors."""
     if not has_golden(package):
         raise SelfTestError(f"{package.path}: holds no {GOLDEN_NAME}: export the run again")
-    entry = next(entry for entry in package.manifest.files if entry.path == GOLDEN_NAME)
     path = package.path / GOLDEN_NAME
-    if entry.size > GOLDEN_MAX_BYTES:
+    if entry_of(package, GOLDEN_NAME).size > GOLDEN_MAX_BYTES:
         raise GoldenInvalidError(f"{path}: over {GOLDEN_MAX_BYTES} bytes")
-    data = path.read_bytes()
-    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
+    data = read_listed(package, GOLDEN_NAME)
     try:
         tensors = parse_safetensors(data)
         return {name: _golden_of(name, spec, tensors) for name, spec in package.manifest.graphs.items()}
@@ -176,7 +173,12 @@ def _check_shape(name: str, tensor: NDArray[Any], shape: tuple[str | int, ...], 
 
 
 def compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
-    """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits."""
+    """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits.
+
+    All have one shape: what is broadcast would let a graph pass that gives one row for many.
+    """
+    if not got.shape == truth.shape == limits.shape:
+        raise SelfTestError(f"{where}: expected shape {list(truth.shape)}, got {list(got.shape)}")
     error = np.abs(got.astype(np.float64) - truth)
     excess = np.where(np.isnan(error), np.inf, error - limits)
     index = np.unravel_index(np.argmax(excess), excess.shape)

@@ -62,7 +62,7 @@ def test_a_second_version_comes_beside_the_first_and_none_is_written_over(packag
     write_triton(package, tmp_path / "repository")
     with pytest.raises(ExportError, match="digits_encoder/1: is there already"):
         write_triton(package, tmp_path / "repository")
-    second = Path(shutil.copytree(package, tmp_path / "2"))
+    second = Path(shutil.copytree(package, tmp_path / "digits" / "2"))
     edit_manifest(second, lambda manifest: manifest.update(version=2))
     with pytest.raises(ExportError, match=r"config\.pbtxt: is there already, and not what this package needs"):
         write_triton(second, tmp_path / "repository", max_rows=7)
