@@ -144,7 +144,7 @@ def _bound_graphs(
         graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets)
         graphs[name].warm_up()
         log.info("%s %s: batches of up to %d rows", package.manifest.name, name, graphs[name].max_rows)
-    canaries = _prove(package, device, graphs)
+    canaries = _prove(package, device, graphs, buckets)
     encoder, decoder = graphs[names["encoder"]], graphs[names["decoder"]]
     by_role = {"encoder": ByDtype(encoder, graphs[of_bytes]) if of_bytes in graphs else encoder, "decoder": decoder}
     return by_role, canaries
@@ -154,8 +154,16 @@ def _load_one(package: Package, device: Device, threads: int, name: str) -> Grap
     return load_graphs(package, device, threads, [name])[name]
 
 
-def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str, BoundGraph]) -> tuple[Canary, ...]:
-    """Every node is where it should be, and what the graphs compute there is what the golden vectors say."""
+def _prove(
+    package: Package,
+    device: Device,
+    graphs: dict[str, Graph] | dict[str, BoundGraph],
+    buckets: Sequence[int] = (),
+) -> tuple[Canary, ...]:
+    """Every node is where it should be, and what the graphs compute there is what the golden vectors say.
+
+    For each of the buckets, too: CUDA chooses its kernels by the size of a batch.
+    """
     for name, graph in graphs.items():
         nodes = check_placement(f"{package.path}: {name}", graph, device)
         log.info("%s %s: %d nodes, all on %s", package.manifest.name, name, nodes, device.provider)
@@ -164,4 +172,4 @@ def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str
         return canaries_of(package, graphs, None)
     tf32 = device.provider == CUDA_PROVIDER and device.cuda.tf32
     slack = TF32_SLACK if tf32 else 1.0
-    return canaries_of(package, graphs, self_test(package, graphs, slack), slack)
+    return canaries_of(package, graphs, self_test(package, graphs, slack, buckets), slack)

@@ -6,7 +6,7 @@ the tensors. It is read here with numpy: a few lines do not deserve a dependency
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,13 +60,16 @@ def has_golden(package: Package) -> bool:
     return any(entry.path == GOLDEN_NAME for entry in package.manifest.files)
 
 
-def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1.0) -> dict[str, Golden]:
+def self_test(
+    package: Package, graphs: Mapping[str, Computes], slack: float = 1.0, batches: Sequence[int] = ()
+) -> dict[str, Golden]:
     """Replay the golden vectors, together and row by row; returns them.
 
     Args:
         package: an opened package.
         graphs: of it, by name, as `vaeport.graphs.load_graphs` made them.
         slack: times the limits that are allowed, for who has asked for less precision.
+        batches: sizes, in rows, that the vectors are repeated to, as well: each may run other code on a device.
 
     Raises:
         SelfTestError: the package has none, or an output is further off than its limit; the text has the worst place.
@@ -76,12 +79,16 @@ def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1
     vectors = read_golden(package)
     for name, graph in graphs.items():
         golden = vectors[name]
-        alone = zip(*(graph(golden.rows[i : i + 1]) for i in range(len(golden.rows))), strict=True)
-        for how, outputs in (("", graph(golden.rows)), (", row by row", tuple(map(np.concatenate, alone)))):
+        every = np.arange(len(golden.rows))
+        alone = zip(*(graph(golden.rows[i : i + 1]) for i in every), strict=True)
+        replays = [("", every, graph(golden.rows)), (", row by row", every, tuple(map(np.concatenate, alone)))]
+        for rows in batches:
+            repeated = np.arange(rows) % len(every)
+            replays.append((f", batch of {rows}", repeated, graph(golden.rows[repeated])))
+        for how, index, outputs in replays:
             for output, got in zip(graph.outputs, outputs, strict=True):
-                compare(
-                    f"{package.path}: {name}.{output}{how}", got, golden.truth[output], slack * golden.limits[output]
-                )
+                truth, limits = golden.truth[output][index], slack * golden.limits[output][index]
+                compare(f"{package.path}: {name}.{output}{how}", got, truth, limits)
     return vectors
 
 
