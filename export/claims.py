@@ -10,11 +10,10 @@ from export.bom import BOM_NAME
 from export.card import OVERRULED, model_card
 from export.errors import ExportError
 from export.ladder import Subject
-from export.package import read_file
 from export.parity import PARITY_NAME, Fact, NotRun, Report
 from export.precisions import objections_to
 from vaeport.manifest import ManifestFieldError, parse_json
-from vaeport.package import CHECKPOINT_NAME, Package
+from vaeport.package import CHECKPOINT_NAME, CHECKPOINT_PROPERTY, Package, read_listed
 
 CARD_NAME = "README.md"
 PARITY_MAX_BYTES = 1 << 26
@@ -36,7 +35,7 @@ def metadata(package: Package, subject: Subject) -> list[Fact]:
         "vaeport.version": str(manifest.version),
         "vaeport.role": subject.role,
         "vaeport.latent_dim": str(manifest.model.latent_dim),
-        "vaeport.checkpoint_sha256": digests.get(CHECKPOINT_NAME, "no checkpoint"),
+        CHECKPOINT_PROPERTY: digests.get(CHECKPOINT_NAME, "no checkpoint"),
     }
     said = [(prop.key, prop.value) for prop in subject.proto.metadata_props]
     return [Fact("P0", subject.name, "onnx", key, expected[key], value) for key, value in said if key in expected]
@@ -55,7 +54,7 @@ def stored_report(package: Package) -> Report:
     if listed[PARITY_NAME] > PARITY_MAX_BYTES:
         raise ExportError(f"{path}: over {PARITY_MAX_BYTES} bytes")
     try:
-        return parity.from_json(parse_json(read_file(package, PARITY_NAME)))
+        return parity.from_json(parse_json(read_listed(package, PARITY_NAME)))
     except (ManifestFieldError, ExportError) as error:
         raise ExportError(f"{path}: {error}") from error
 
@@ -94,7 +93,7 @@ def _bill(package: Package) -> list[Fact]:
     listed = {entry.path: entry.sha256 for entry in manifest.files if entry.path != BOM_NAME}
     expected = {"name": manifest.name, "version": str(manifest.version), "files that differ": "none"}
     try:
-        bill: Any = parse_json(read_file(package, BOM_NAME))
+        bill: Any = parse_json(read_listed(package, BOM_NAME))
         model, parts = bill["metadata"]["component"], [part for part in bill["components"] if part["type"] == "file"]
         named = {part["name"]: part["hashes"][0]["content"] for part in parts}
         found = {
@@ -115,7 +114,7 @@ def _card(package: Package) -> Report:
         expected = model_card(package.manifest).encode()
     except Exception:  # of a manifest whose summary of training is another one, or a stranger's
         expected = b""
-    if read_file(package, CARD_NAME) != expected:
+    if read_listed(package, CARD_NAME) != expected:
         reason = "it is not what this version makes of the manifest: another version's, or changed since"
         return Report(not_run=[NotRun(CARD_NAME, reason)])
     return Report(facts=[Fact("P0", "package", CARD_NAME, "what the manifest gives", "equal", "equal")])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.model import VAE
 from vaeport.graphs import tensor_specs
 from vaeport.manifest import GraphSpec
-from vaeport.package import BATCH_AXIS
+from vaeport.package import BATCH_AXIS, CHECKPOINT_PROPERTY
 
 OPSET = 20
 EXAMPLE_BATCH = 3  # 0 and 1 would be frozen into the graph; an odd prime shows up where it does not belong
@@ -102,7 +102,7 @@ def metadata_of(role: Role, latent_dim: int, checkpoint: bytes) -> dict[str, str
     The package's name and version join them when it is published (export.package).
     """
     digest = hashlib.sha256(checkpoint).hexdigest()
-    return {"vaeport.role": role.name, "vaeport.latent_dim": str(latent_dim), "vaeport.checkpoint_sha256": digest}
+    return {"vaeport.role": role.name, "vaeport.latent_dim": str(latent_dim), CHECKPOINT_PROPERTY: digest}
 
 
 def graph_spec(path: str, proto: onnx.ModelProto) -> GraphSpec:

@@ -16,8 +16,9 @@ import numpy as np
 import tyro
 from onnx import numpy_helper
 
-from export.package import place, read_graph, refuse_existing, staging, write_json
+from export.package import place, refuse_existing, staging, write_json
 from vaeport.golden import Golden, read_golden
+from vaeport.graphs import read_graph
 from vaeport.manifest import GraphSpec
 from vaeport.package import open_package
 

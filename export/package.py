@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,11 +20,12 @@ from export.bom import BOM_NAME, bill_of_materials
 from export.card import model_card
 from export.errors import ExportError, VersionExistsError
 from vaeport.machine import usable_cores
-from vaeport.manifest import MANIFEST_NAME, FileEntry, Manifest
-from vaeport.package import Package, check_digest, open_package, sha256_of
+from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest
+from vaeport.package import MANIFEST_MAX_BYTES, MAX_VERSION, open_package, sha256_of
 from vaeport.versions import versions
 
 STAGING = ".vaeport-staging-"  # no version's name, and nobody else's: leftovers that begin so are deleted
+BESIDE = re.compile(r"([1-9][0-9]{0,8})\.(sig|receipt\.json)")  # what may lie beside a version, and outlive it
 
 
 @contextlib.contextmanager
@@ -33,7 +34,11 @@ def staging(parent: Path) -> Iterator[Path]:
 
     What a killed export has left in `parent` is removed first. It is told from what a live one is using by a lock of
     the kernel's on the folder itself: that ends with its process, and is no file that could end up in the package.
+
+    Raises:
+        ExportError: `parent` is a package or lies in one: a file more would spoil it.
     """
+    _refuse_inside(parent)
     parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as using:
         with _locked(parent):  # between the next lines, a new folder looks like one that was left
@@ -44,6 +49,26 @@ def staging(parent: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_inside(parent: Path) -> None:
+    inside = Path(os.path.realpath(parent))
+    for folder in (inside, *inside.parents):
+        if _looks_like_package(folder):
+            raise ExportError(
+                f"{parent}: lies in the package {folder}, which never changes; expected a folder outside of it, "
+                f"such as {folder.parent}"
+            )
+
+
+def _looks_like_package(folder: Path) -> bool:
+    """Whether there is a manifest of ours, of whatever version: other programs have files of that name, too."""
+    try:
+        with (folder / MANIFEST_NAME).open("rb") as file:
+            value = json.loads(file.read(MANIFEST_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and str(value.get("format")).startswith(FORMAT.partition("/")[0] + "/")
 
 
 @contextlib.contextmanager
@@ -87,27 +112,47 @@ def write_receipt(package: Path, measured: dict[str, Any]) -> None:
         (staged / receipt.name).replace(receipt)
 
 
-def next_version(parent: Path) -> int:
-    """One more than the newest version in `models/<name>/`."""
-    return max(versions(parent), default=0) + 1
+def check_destination(parent: Path, version: int | None) -> None:
+    """See, before any work, that a package can be made in `models/<name>/`.
 
-
-def read_file(package: Package, name: str) -> bytes:
-    """A file that the manifest lists, as it was when the package was opened.
+    Args:
+        parent: the folder of the model's versions.
+        version: the one to make; None is the next.
 
     Raises:
-        DigestMismatchError: it has changed since.
+        ExportError: it is named like a version, or no version is left.
+        VersionExistsError: something of an earlier package of that version lies there.
     """
-    path = package.path / name
-    data = path.read_bytes()
-    entry = next(entry for entry in package.manifest.files if entry.path == name)
-    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
-    return data
+    if parent.name.isdecimal():
+        raise ExportError(
+            f"--to {parent}: ends in a version; did you mean --to {parent.parent} --version {parent.name}?"
+        )
+    _refuse_inside(parent)
+    if version is None:
+        next_version(parent)
+    elif left := sorted(path.name for path in _beside(parent, version)):
+        raise VersionExistsError(f"{parent / left[0]}: is of an earlier package of version {version}; remove it first")
 
 
-def read_graph(package: Package, role: str) -> bytes:
-    """The ONNX file of a graph; see `read_file`."""
-    return read_file(package, package.manifest.graphs[role].path)
+def next_version(parent: Path) -> int:
+    """One more than the newest version in `models/<name>/`, and than those whose signature or receipt is still there.
+
+    Raises:
+        ExportError: that would be over MAX_VERSION.
+    """
+    left = [int(path.name.partition(".")[0]) for path in _beside(parent)]
+    newest = max([*versions(parent), *left], default=0)
+    if newest >= MAX_VERSION:
+        raise ExportError(f"{parent}: version {newest} is there, and no later one can be; name a free one: --version")
+    return newest + 1
+
+
+def _beside(parent: Path, version: int | None = None) -> list[Path]:
+    """The signatures and receipts in `models/<name>/`, of one version or of all."""
+    if not parent.is_dir():
+        return []
+    found = [(path, match) for path in parent.iterdir() if (match := BESIDE.fullmatch(path.name))]
+    return [path for path, match in found if version is None or int(match[1]) == version]
 
 
 def refuse_existing(*targets: Path) -> None:

@@ -19,7 +19,7 @@ from export.golden import golden_vectors
 from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from export.inputs import Rows
 from export.ladder import Subject, climb, edges
-from export.package import next_version, publish, staging, write_json, write_receipt
+from export.package import check_destination, next_version, publish, staging, write_json, write_receipt
 from export.pictures import write_pictures
 from export.precisions import measure, objections_to, receipt, require, require_devices
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
@@ -129,6 +129,7 @@ def _check(to: Path, version: int | None, formats: Sequence[str]) -> None:
         raise ExportError(f"--version: expected 1 to {MAX_VERSION}, got {version}")
     if version is not None and os.path.lexists(to / str(version)):
         raise VersionExistsError(f"{to / str(version)}: is there already, and a package never changes")
+    check_destination(to, version)
     if "onnx" not in formats or not set(formats) <= set(FORMATS):
         raise ExportError(f"--formats: expected onnx, or {','.join(FORMATS)}, got {','.join(formats) or 'nothing'}")
 

@@ -59,7 +59,8 @@ def verify_signature_command(arguments: list[str]) -> None:
     options = tyro.cli(VerifyOptions, prog="python -m export verify-signature", args=arguments)
     package = open_package(options.package)
     check_signature(package, options.public_key)
-    print(f"{options.package}: {package.digest} is signed by {options.public_key}")
+    what = f"{package.manifest.name} version {package.manifest.version}, {package.digest}"
+    print(f"{options.package}: {what}, is signed by {options.public_key}")
 
 
 def sign(path: Path, private_key: Path) -> Path:

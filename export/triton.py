@@ -14,12 +14,13 @@ from typing import Annotated, Literal
 import tyro
 
 from export.errors import ExportError
-from export.package import place, read_graph, refuse_existing, staging
+from export.package import place, refuse_existing, staging
+from vaeport.graphs import read_graph
 from vaeport.manifest import GraphSpec, TensorSpec
-from vaeport.package import Package, open_package
+from vaeport.package import ROLES, Package, open_package
 
-ROLES = ("encoder", "decoder")
-DATA_TYPES = {"float16": "TYPE_FP16", "float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+DATA_TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+MAX_BATCH_ROWS = 2**31 - 1  # max_batch_size is an int32
 PREFERRED_ROWS = (8, 32, 128)  # and the maximum
 KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 
@@ -65,8 +66,8 @@ def write_triton(path: Path, repository: Path, *, max_rows: int = 256, device: s
         PackageError: the package breaks a rule of the format.
         ExportError: a version is there already, or beside versions of a model with another configuration.
     """
-    if max_rows < 1:
-        raise ExportError(f"--max-batch-rows: expected at least 1, got {max_rows}")
+    if not 1 <= max_rows <= MAX_BATCH_ROWS:
+        raise ExportError(f"--max-batch-rows: expected 1 to {MAX_BATCH_ROWS}, got {max_rows}")
     package = open_package(path)
     name, version, graphs = package.manifest.name, str(package.manifest.version), package.manifest.graphs
     models = {role: repository / f"{name}_{role}" for role in ROLES}

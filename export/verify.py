@@ -15,7 +15,6 @@ from export.end_metric import end_metric, pairs
 from export.errors import ExportError
 from export.inputs import corner_images, corner_latents, random_images, random_latents
 from export.ladder import Subject, climb, edges
-from export.package import read_file
 from export.parity import Fact, NotRun, Report, compare
 from export.precisions import recheck
 from export.runtimes import PYTORCH, TORCHSCRIPT, Runtime, one_thread, onnx_runtimes, pytorch, torchscript
@@ -24,7 +23,7 @@ from vaeport.errors import SelfTestError, bounded
 from vaeport.golden import Golden, has_golden, read_golden, self_test
 from vaeport.graphs import choose_device, load_graphs
 from vaeport.manifest import Manifest
-from vaeport.package import CHECKPOINT_NAME, ROLES, Package, has_bytes, open_package, precision_of, role_of
+from vaeport.package import CHECKPOINT_NAME, ROLES, Package, has_bytes, open_package, precision_of, read_listed, role_of
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +155,7 @@ def _subject(package: Package, name: str, part: "Role | None", run_torchscript: 
     """A graph, with the PyTorch module of its role if there is one here."""
     spec, module = package.manifest.graphs[name], part.module if part else None
     path = package.path / spec.path
-    data = read_file(package, spec.path)
+    data = read_listed(package, spec.path)
     runtimes, not_run = onnx_runtimes(path, data, spec, precision_of(name))
     if name == role_of(name):
         scripted, not_scripted = _scripted(package, name, run_torchscript)
@@ -181,7 +180,7 @@ def _scripted(package: Package, role: str, run: bool) -> tuple[list[Runtime], li
         return [], [NotRun(TORCHSCRIPT, "it is code: --run-torchscript, if you trust the package")]
     if not _has_torch():
         return [], [NotRun(TORCHSCRIPT, NO_TORCH)]
-    return torchscript(package.path / name, read_file(package, name))
+    return torchscript(package.path / name, read_listed(package, name))
 
 
 def _scripts(package: Package) -> list[Fact]:
@@ -222,7 +221,7 @@ def _model(package: Package) -> "VAE":
     try:
         with torch.device("meta"):  # without memory: the sizes are a stranger's
             model = _build(manifest)
-        tensors, _ = parse_tensors(path, read_file(package, CHECKPOINT_NAME))
+        tensors, _ = parse_tensors(path, read_listed(package, CHECKPOINT_NAME))
         check_tensors(path, tensors, model.state_dict())
     except (TrainingError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         text = f"{package.path}: the checkpoint is not of the network in the manifest: {bounded(str(error))}"

@@ -14,7 +14,6 @@ from serving.batching.delivery import Rows
 from serving.canary import Canary, canaries_of
 from serving.engine import BoundGraph, ByDtype, Engine, check_placement
 from serving.telemetry import SILENT, Telemetry
-from vaeport.errors import PackageError
 from vaeport.golden import TF32_SLACK, has_golden, self_test
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, load_graphs, names_in_precision
 from vaeport.model import model_info
@@ -126,8 +125,6 @@ def _load_model(
 ) -> LoadedModel:
     package = open_package(path)
     manifest = package.manifest
-    if (manifest.name, str(manifest.version)) != (path.parent.name, path.name):
-        raise PackageError(f"{path}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name")
     if public_key is not None:
         check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
         log.info("%s: signed by %s", path, public_key)
@@ -158,7 +155,7 @@ def _bound_graphs(
         graphs[name] = BoundGraph(f"{package.manifest.name} {name}", load, device, buckets, rebuilding)
         graphs[name].warm_up()
         log.info("%s %s: batches of up to %d rows", package.manifest.name, name, graphs[name].max_rows)
-    canaries = _prove(package, device, graphs)
+    canaries = _prove(package, device, graphs, buckets)
     encoder, decoder = graphs[names["encoder"]], graphs[names["decoder"]]
     by_role = {"encoder": ByDtype(encoder, graphs[of_bytes]) if of_bytes in graphs else encoder, "decoder": decoder}
     return by_role, canaries
@@ -168,8 +165,16 @@ def _load_one(package: Package, device: Device, threads: int, name: str) -> Grap
     return load_graphs(package, device, threads, [name])[name]
 
 
-def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str, BoundGraph]) -> tuple[Canary, ...]:
-    """Every node is where it should be, and what the graphs compute there is what the golden vectors say."""
+def _prove(
+    package: Package,
+    device: Device,
+    graphs: dict[str, Graph] | dict[str, BoundGraph],
+    buckets: Sequence[int] = (),
+) -> tuple[Canary, ...]:
+    """Every node is where it should be, and what the graphs compute there is what the golden vectors say.
+
+    For each of the buckets, too: CUDA chooses its kernels by the size of a batch.
+    """
     for name, graph in graphs.items():
         nodes = check_placement(f"{package.path}: {name}", graph, device)
         log.info("%s %s: %d nodes, all on %s", package.manifest.name, name, nodes, device.provider)
@@ -178,4 +183,4 @@ def _prove(package: Package, device: Device, graphs: dict[str, Graph] | dict[str
         return canaries_of(package, graphs, None)
     tf32 = device.provider == CUDA_PROVIDER and device.cuda.tf32
     slack = TF32_SLACK if tf32 else 1.0
-    return canaries_of(package, graphs, self_test(package, graphs, slack), slack)
+    return canaries_of(package, graphs, self_test(package, graphs, slack, buckets), slack)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from export.pipeline import export_run
 from tests.certificates import Authority
+from tests.export.test_verify import edit_manifest
 from tests.pages import PAGES, Block, blocks
 from tests.shell import SERVER, Shell
 from tests.support import ROOT, ServerProcess
@@ -66,7 +67,8 @@ def test_data_and_queries_parse() -> None:
 def test_python_runs(
     page: Path, package: Path, server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(package, tmp_path / "models/mine/1")
+    mine = Path(shutil.copytree(package, tmp_path / "models/mine/1"))
+    edit_manifest(mine, lambda manifest: manifest.update(name="mine"))
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for name in ("photo.png", "photos/1.png", "photos/2.png"):

@@ -98,5 +98,10 @@ MAX_TEXT = 1000
 
 
 def bounded(text: str) -> str:
-    """A text that quotes what a stranger wrote: the beginning, if it is long."""
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}... ({len(text)} characters)"
+    """A text that quotes what a stranger wrote: the beginning, if it is long, and on one line.
+
+    What cannot be printed is escaped as in Python's literals: it would rule the terminal that shows the error.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:MAX_TEXT])
+    whole = len(text) <= MAX_TEXT and len(shown) <= MAX_TEXT
+    return shown if whole else f"{shown[:MAX_TEXT]}... ({len(text)} characters)"

@@ -5,9 +5,8 @@
 the tensors. It is read here with numpy: a few lines do not deserve a dependency of the base library.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaeport.errors import SelfTestError, bounded
 from vaeport.manifest import GraphSpec, ManifestFieldError, parse_json
-from vaeport.package import GoldenInvalidError, Package, check_digest
+from vaeport.package import GoldenInvalidError, Package, entry_of, read_listed
 
 GOLDEN_NAME = "golden.safetensors"
 GOLDEN_MAX_BYTES = 1 << 28
@@ -61,13 +60,16 @@ def has_golden(package: Package) -> bool:
     return any(entry.path == GOLDEN_NAME for entry in package.manifest.files)
 
 
-def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1.0) -> dict[str, Golden]:
+def self_test(
+    package: Package, graphs: Mapping[str, Computes], slack: float = 1.0, batches: Sequence[int] = ()
+) -> dict[str, Golden]:
     """Replay the golden vectors, together and row by row; returns them.
 
     Args:
         package: an opened package.
         graphs: of it, by name, as `vaeport.graphs.load_graphs` made them.
         slack: times the limits that are allowed, for who has asked for less precision.
+        batches: sizes, in rows, that the vectors are repeated to, as well: each may run other code on a device.
 
     Raises:
         SelfTestError: the package has none, or an output is further off than its limit; the text has the worst place.
@@ -77,12 +79,16 @@ def self_test(package: Package, graphs: Mapping[str, Computes], slack: float = 1
     vectors = read_golden(package)
     for name, graph in graphs.items():
         golden = vectors[name]
-        alone = zip(*(graph(golden.rows[i : i + 1]) for i in range(len(golden.rows))), strict=True)
-        for how, outputs in (("", graph(golden.rows)), (", row by row", tuple(map(np.concatenate, alone)))):
+        every = np.arange(len(golden.rows))
+        alone = zip(*(graph(golden.rows[i : i + 1]) for i in every), strict=True)
+        replays = [("", every, graph(golden.rows)), (", row by row", every, tuple(map(np.concatenate, alone)))]
+        for rows in batches:
+            repeated = np.arange(rows) % len(every)
+            replays.append((f", batch of {rows}", repeated, graph(golden.rows[repeated])))
+        for how, index, outputs in replays:
             for output, got in zip(graph.outputs, outputs, strict=True):
-                compare(
-                    f"{package.path}: {name}.{output}{how}", got, golden.truth[output], slack * golden.limits[output]
-                )
+                truth, limits = golden.truth[output][index], slack * golden.limits[output][index]
+                compare(f"{package.path}: {name}.{output}{how}", got, truth, limits)
     return vectors
 
 
@@ -90,12 +96,10 @@ def read_golden(package: Package) -> dict[str, Golden]:
     """The golden vectors by the name of their graph; see `self_test` for the errors."""
     if not has_golden(package):
         raise SelfTestError(f"{package.path}: holds no {GOLDEN_NAME}: export the run again")
-    entry = next(entry for entry in package.manifest.files if entry.path == GOLDEN_NAME)
     path = package.path / GOLDEN_NAME
-    if entry.size > GOLDEN_MAX_BYTES:
+    if entry_of(package, GOLDEN_NAME).size > GOLDEN_MAX_BYTES:
         raise GoldenInvalidError(f"{path}: over {GOLDEN_MAX_BYTES} bytes")
-    data = path.read_bytes()
-    check_digest(path, hashlib.sha256(data).hexdigest(), entry)
+    data = read_listed(package, GOLDEN_NAME)
     try:
         tensors = parse_safetensors(data)
         return {name: _golden_of(name, spec, tensors) for name, spec in package.manifest.graphs.items()}
@@ -176,7 +180,12 @@ def _check_shape(name: str, tensor: NDArray[Any], shape: tuple[str | int, ...], 
 
 
 def compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
-    """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits."""
+    """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits.
+
+    All have one shape: what is broadcast would let a graph pass that gives one row for many.
+    """
+    if not got.shape == truth.shape == limits.shape:
+        raise SelfTestError(f"{where}: expected shape {list(truth.shape)}, got {list(got.shape)}")
     error = np.abs(got.astype(np.float64) - truth)
     excess = np.where(np.isnan(error), np.inf, error - limits)
     index = np.unravel_index(np.argmax(excess), excess.shape)

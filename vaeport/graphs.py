@@ -4,8 +4,8 @@ Used in-process (vaeport.model), by the server's engine and by the export's proo
 sessions. Needs vaeport[cpu] or vaeport[cuda]; importing this module loads neither.
 """
 
-import hashlib
 import importlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from vaeport.cuda import CUDA_PROVIDER as CUDA_PROVIDER
 from vaeport.cuda import missing_for_cuda
 from vaeport.errors import DeviceError, InvalidInputError, bounded
 from vaeport.manifest import GraphSpec, Manifest, TensorSpec
-from vaeport.package import FP32, ROLES, GraphRuleError, Package, check_digest, graph_name
+from vaeport.package import BATCH_AXIS, FP32, ROLES, GraphRuleError, Package, entry_of, graph_name, read_listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,10 @@ CPU_PROVIDER = "CPUExecutionProvider"
 # What ONNX Runtime 1.31 loads (docs/package-format.md).
 OPSET_RANGE = (18, 26)
 MAX_IR_VERSION = 13
+GRAPH_MAX_BYTES = 1 << 29  # 128 million float32 weights; the larger graph of Stable Diffusion's autoencoder has 50
+MAX_ROW_ELEMENTS = 1 << 25  # of a value: 32 feature maps of half the height and width of the largest image
+TYPICAL_ROWS = 1024  # a batch that vaeport.model computes at once
+SMALL_CONSTANT = 64  # elements; one that is a shape or axes has fewer
 MAX_FOLDED_BYTES = 1 << 24  # of a constant that ONNX Runtime computes from others when it loads: an int8 weight, say
 
 # What an encoder or decoder is made of, and the proof has a limit for (export/limits.py). ONNX Runtime has hundreds
@@ -41,6 +45,20 @@ OPERATORS = frozenset(
     | {"Identity", "LeakyRelu", "MatMul", "Mul", "QuantizeLinear", "Relu", "Reshape", "Round", "Shape", "Sigmoid"}
     | {"Softplus", "Sub", "Tanh", "Transpose"}
 )
+
+# The parts of a graph that a rule looks at, or that compute nothing; what is elsewhere could escape every rule: nested
+# graphs, functions, training, sparse and quantised tensors, and what later versions of ONNX have.
+FIELDS = {
+    "model": frozenset(
+        {"ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string"}
+        | {"graph", "metadata_props"}
+    ),
+    "graph": frozenset(
+        {"node", "name", "initializer", "doc_string", "input", "output", "value_info", "metadata_props"}
+    ),
+    "node": frozenset({"input", "output", "name", "op_type", "domain", "attribute", "doc_string", "metadata_props"}),
+    "attribute": frozenset({"name", "doc_string", "type", "f", "i", "s", "t", "floats", "ints", "strings", "tensors"}),
+}
 
 # An encoder or decoder computes the same from the same input. Sampling is the caller's, with a seed (vaeport.prior).
 RANDOM_OPERATORS = frozenset(
@@ -161,15 +179,24 @@ def load_graphs(package: Package, device: Device, threads: int, names: "Iterable
         GraphRuleError: a graph breaks a rule.
         DeviceError: onnx is not installed, or the session would compute elsewhere than on `device`.
     """
-    listed = {entry.path: entry for entry in package.manifest.files}
     graphs = {}
     for name in names:
         spec = package.manifest.graphs[name]
-        path = package.path / spec.path
-        data = path.read_bytes()  # once: what is checked is what computes
-        check_digest(path, hashlib.sha256(data).hexdigest(), listed[spec.path])
-        graphs[name] = load_graph(path, data, spec, device, threads)
+        data = read_graph(package, name)  # once: what is checked is what computes
+        graphs[name] = load_graph(package.path / spec.path, data, spec, device, threads)
     return graphs
+
+
+def read_graph(package: Package, name: str) -> bytes:
+    """The ONNX file of a graph, as it was when the package was opened.
+
+    Raises:
+        DigestMismatchError: it has changed since.
+        GraphRuleError: it is over GRAPH_MAX_BYTES, and was not read.
+    """
+    path = package.manifest.graphs[name].path
+    _check_bytes(package.path / path, entry_of(package, path).size)
+    return read_listed(package, path)
 
 
 def load_graph(path: Path, data: bytes, spec: GraphSpec, device: Device, threads: int) -> Graph:
@@ -186,6 +213,7 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
         DeviceError: onnx is not installed.
     """
     onnx = _import("onnx")
+    _check_bytes(path, len(data))
     try:
         proto = onnx.load_from_string(data)
     except Exception as error:  # protobuf and onnx raise several unrelated types
@@ -203,6 +231,13 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
     ):
         if found != expected:
             raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {bounded(_show(found))}")
+    for rows in (1, TYPICAL_ROWS):  # what grows with a batch, and what is large without one
+        _check_sizes(path, proto, rows)
+
+
+def _check_bytes(path: Path, size: int) -> None:
+    if size > GRAPH_MAX_BYTES:
+        raise GraphRuleError(f"{path}: expected a graph of at most {GRAPH_MAX_BYTES} bytes, got {size}")
 
 
 def _check_text(path: Path, proto: "onnx.ModelProto") -> None:
@@ -213,7 +248,10 @@ def _check_text(path: Path, proto: "onnx.ModelProto") -> None:
 
 
 def _check_versions(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> None:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    imports = [(entry.domain or "ai.onnx", entry.version) for entry in proto.opset_import]
+    if [domain for domain, _ in imports] != ["ai.onnx"]:
+        raise GraphRuleError(f"{path}: opset imports: expected one, of ai.onnx, got {bounded(str(imports))}")
+    opset = imports[0][1]
     if not OPSET_RANGE[0] <= opset <= OPSET_RANGE[1] or opset != spec.opset:
         raise GraphRuleError(f"{path}: opset: expected {spec.opset}, within {OPSET_RANGE}, got {opset}")
     if proto.ir_version > MAX_IR_VERSION or proto.ir_version != spec.ir_version:
@@ -226,15 +264,61 @@ def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
     """One flat graph of standard operators, so that no rule can be escaped in a branch, a function or an attribute."""
     graph = proto.graph
     attributes = [attribute for node in graph.node for attribute in node.attribute]
-    if proto.functions or any(a.graphs or a.HasField("g") for a in attributes):
-        raise GraphRuleError(f"{path}: functions and nested graphs are not allowed")
+    for kind, messages in (("model", [proto]), ("graph", [graph]), ("node", graph.node), ("attribute", attributes)):
+        found = {field.name for message in messages for field, _ in message.ListFields()}
+        if unknown := sorted(found - FIELDS[kind]):
+            raise GraphRuleError(f"{path}: {kind} fields outside the allow-list, got {', '.join(unknown)}")
+    size = proto.ByteSize()
+    proto.DiscardUnknownFields()  # type: ignore[attr-defined]
+    if proto.ByteSize() != size:
+        raise GraphRuleError(f"{path}: fields that the installed version of onnx does not know are not allowed")
     if foreign := sorted({node.domain for node in graph.node} - {"", "ai.onnx"}):
         raise GraphRuleError(f"{path}: operators of other domains are not allowed, got {bounded(', '.join(foreign))}")
-    if graph.sparse_initializer or any(a.sparse_tensors or a.HasField("sparse_tensor") for a in attributes):
-        raise GraphRuleError(f"{path}: sparse tensors are not allowed")
     tensors = [*graph.initializer, *(a.t for a in attributes), *(t for a in attributes for t in a.tensors)]
     if any(tensor.data_location or tensor.external_data for tensor in tensors):
         raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
+
+
+def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> None:
+    """Every value of a batch has a shape that is known before anything computes, and at most MAX_ROW_ELEMENTS a row."""
+    onnx = _import("onnx")
+    try:
+        sketch = _sketch(proto, rows)
+        inferred = onnx.shape_inference.infer_shapes(sketch, check_type=True, strict_mode=True, data_prop=True).graph
+    except Exception as error:  # onnx raises several types
+        raise GraphRuleError(f"{path}: shapes cannot be inferred: {bounded(str(error))}") from error
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.output)}
+    for name in (output for node in proto.graph.node for output in node.output if output):
+        shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in shapes.get(name, ())]
+        if name not in shapes or min(shape, default=0) < 0:
+            raise GraphRuleError(f"{path}: {bounded(str(name))}: its shape is not known before it is computed")
+        if _elements(shape) > rows * MAX_ROW_ELEMENTS:
+            expected = f"at most {MAX_ROW_ELEMENTS} elements for each row"
+            got = f"shape {bounded(str(shape))} for {rows}"
+            raise GraphRuleError(f"{path}: {bounded(str(name))}: expected {expected}, got {got}")
+
+
+def _elements(shape: "Iterable[int]") -> float:
+    """How many elements a shape has; as a float, since the exact product of very many axes takes very long."""
+    return math.prod(map(float, shape))
+
+
+def _sketch(proto: "onnx.ModelProto", rows: int) -> "onnx.ModelProto":
+    """What decides the shapes in a graph for a batch of `rows`: no weights, and no shapes that it says it has."""
+    onnx = _import("onnx")
+    graph = onnx.GraphProto(name="sketch", node=proto.graph.node, input=proto.graph.input, output=proto.graph.output)
+    for value in (*graph.input, *graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == BATCH_AXIS:
+                axis.dim_value = rows
+    for tensor in proto.graph.initializer:
+        if _elements(tensor.dims) <= SMALL_CONSTANT:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return onnx.ModelProto(  # type: ignore[no-any-return]
+        ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph
+    )
 
 
 def tensor_specs(values: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:

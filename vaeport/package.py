@@ -5,7 +5,9 @@
     ├── ManifestTooLargeError    manifest.json is over MANIFEST_MAX_BYTES
     ├── UnknownFormatError       `format` is missing, or one that this version does not read
     ├── ManifestInvalidError     not JSON, or a field missing, unknown, of the wrong type or out of its range
+    ├── MisplacedPackageError    the folder is models/<name>/<version> of another name or version
     ├── UnsafePathError          a listed path is absolute, has `..`, or is not a normal relative POSIX path
+    ├── AmbiguousPathError       some file systems would take a listed path for another one
     ├── SymlinkError             something in the folder is a symbolic link, or neither a file nor a folder
     ├── UnlistedFileError        a file that the manifest does not list
     ├── MissingFileError         a listed file that is not there
@@ -18,8 +20,10 @@ The digest and manifest rules need nothing but the standard library. A reader ne
 """
 
 import hashlib
+import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,18 +44,22 @@ from vaeport.manifest import (
 )
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
+CHECKPOINT_PROPERTY = "vaeport.checkpoint_sha256"  # in the metadata of a graph: the weights it came from
 MANIFEST_MAX_BYTES = 1 << 20
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 QUANTILE_LEVEL = re.compile(r"min|max|0(\.[0-9]+)?|1(\.0+)?")
 NEWER_FORMAT = re.compile(r"vaeport/[1-9][0-9]{0,8}")
 MAX_VERSION = 999_999_999  # nine digits
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
 ROLES = ("encoder", "decoder")
 FP32, PRECISIONS = "fp32", ("fp32", "fp16", "int8")
 BATCH_AXIS = "batch"  # the symbolic name of the first axis of every input and output
 MAX_ENTRIES = 1 << 15  # files and folders of a package; a manifest within its cap lists fewer
 PACKAGE_MAX_BYTES = 1 << 32  # of all files together: a reader computes the digest of each
+MAX_AXIS = 1 << 16  # of an image, a latent or a hidden layer; no product of four of them overflows
+MAX_IMAGE_ELEMENTS = 1 << 22  # channels x height x width: 2048x2048 in grey; golden vectors of more are over their cap
+MAX_LAYERS = 128  # of hidden_dims: `python -m export verify` builds them; ours have two
 SIGMA_RANGE = (1e-3, 1e6)  # of a Gaussian likelihood; training's floor is 0.0025, and beyond it scores overflow
-MAX_AXIS = 1 << 16  # of an image or a latent; far above any model, and no product of four of them overflows
 
 
 class NotAPackageError(PackageError):
@@ -70,8 +78,16 @@ class ManifestInvalidError(PackageError):
     """Not JSON, or a field missing, unknown, of the wrong type or out of its range."""
 
 
+class MisplacedPackageError(PackageError):
+    """The folder is models/<name>/<version> of another name or version."""
+
+
 class UnsafePathError(PackageError):
     """A listed path is absolute, has `..`, or is not a normal relative POSIX path."""
+
+
+class AmbiguousPathError(PackageError):
+    """Some file systems would take a listed path for another one."""
 
 
 class SymlinkError(PackageError):
@@ -132,12 +148,14 @@ def open_package(path: str | os.PathLike[str]) -> Package:
 def _open(folder: Path) -> Package:
     data = _read_manifest(folder)
     manifest = _parse_manifest(folder, data)
+    _check_place(folder, manifest)
     _check_paths(folder, manifest)
+    _check_spelling(folder, manifest)
     _check_listing(folder, manifest)
     for entry in manifest.files:
         _check_size(folder, entry)
     for entry in manifest.files:
-        check_digest(folder / entry.path, sha256_of(folder / entry.path), entry)
+        _check_digest(folder, entry, sha256_of(folder / entry.path))
     return Package(folder, manifest, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
@@ -181,6 +199,24 @@ def signature(name: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tupl
         return (floats("latent", latent),), (pixels,)
     parameters = replace(image, name="logits" if model.likelihood == "bernoulli" else "mean")
     return (floats("latent", latent),), (image, parameters)
+
+
+def read_listed(package: Package, path: str) -> bytes:
+    """The content of a listed file, as it was when the package was opened: what is checked is what is used.
+
+    Raises:
+        DigestMismatchError: it has changed since.
+    """
+    entry = entry_of(package, path)
+    with (package.path / path).open("rb") as file:
+        data = file.read(entry.size + 1)  # no more than its caller has thought of
+    _check_digest(package.path, entry, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def entry_of(package: Package, path: str) -> FileEntry:
+    """What the manifest says about the file at `path`, which it must list."""
+    return next(entry for entry in package.manifest.files if entry.path == path)
 
 
 def sha256_of(path: Path) -> str:
@@ -234,6 +270,9 @@ def _check_values(manifest: Manifest) -> None:
     if min(*model.image_shape, model.latent_dim) < 1 or max(*model.image_shape, model.latent_dim) > MAX_AXIS:
         sizes = (*model.image_shape, model.latent_dim)
         raise ManifestFieldError(f"manifest.model: sizes must be positive and at most {MAX_AXIS}, got {sizes}")
+    if math.prod(model.image_shape) > MAX_IMAGE_ELEMENTS:
+        expected = f"at most {MAX_IMAGE_ELEMENTS} elements"
+        raise ManifestFieldError(f"manifest.model.image_shape: expected {expected}, got {model.image_shape}")
     gaussian, (low, high) = model.likelihood == "gaussian", SIGMA_RANGE
     if gaussian != (model.sigma is not None) or (model.sigma is not None and not low <= model.sigma <= high):
         expected = f"{low} to {high:g}" if gaussian else "null"
@@ -246,6 +285,7 @@ def _check_values(manifest: Manifest) -> None:
     if not manifest.preprocessing.scale > 0:
         raise ManifestFieldError(f"manifest.preprocessing.scale: must be positive, got {manifest.preprocessing.scale}")
     _check_figures(manifest)
+    _check_network(manifest)
     _check_graph_names(manifest)
     listed = [entry.path for entry in manifest.files]
     if listed != sorted(set(listed)):
@@ -261,7 +301,7 @@ def _check_values(manifest: Manifest) -> None:
 
 
 def _check_figures(manifest: Manifest) -> None:
-    """What scores are compared with (vaeport.scoring): the one thing in `training` that a reader computes with."""
+    """What scores are compared with (vaeport.scoring)."""
     evaluation = _object_or_null(manifest.training.get("evaluation"), "manifest.training.evaluation")
     where = "manifest.training.evaluation.elbo_quantiles"
     for level, elbo in _object_or_null(evaluation.get("elbo_quantiles"), where).items():
@@ -269,6 +309,17 @@ def _check_figures(manifest: Manifest) -> None:
             raise ManifestFieldError(f"{where}: expected levels min, max or 0 to 1, got {show(level)}")
         if not (type(elbo) is float or (type(elbo) is int and abs(elbo) < MAX_EXACT)):  # floats of JSON are finite
             raise ManifestFieldError(f"{where}.{level}: expected a finite number, got {show(elbo)}")
+
+
+def _check_network(manifest: Manifest) -> None:
+    """The layers that a verifier builds to hold the checkpoint against."""
+    where = "manifest.training.network"
+    layers = _object_or_null(manifest.training.get("network"), where).get("hidden_dims", [])
+    if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
+        got = f"{len(layers)} of them" if isinstance(layers, list) else show(layers)
+        raise ManifestFieldError(f"{where}.hidden_dims: expected at most {MAX_LAYERS} widths, got {got}")
+    if wrong := [width for width in layers if type(width) is not int or not 1 <= width <= MAX_AXIS]:
+        raise ManifestFieldError(f"{where}.hidden_dims: expected widths of 1 to {MAX_AXIS}, got {show(wrong[0])}")
 
 
 def _object_or_null(value: object, where: str) -> dict[str, Any]:
@@ -290,12 +341,36 @@ def _check_graph_names(manifest: Manifest) -> None:
         raise ManifestFieldError(f"manifest.graphs: expected {sorted(expected)}, got {sorted(manifest.graphs)}")
 
 
+def _check_place(folder: Path, manifest: Manifest) -> None:
+    """A folder with the name of a version says what is in it; one with another name says nothing."""
+    place = Path(os.path.normpath(folder.absolute()))  # a link is what it is called, not what it leads to
+    found = (place.parent.name, place.name)
+    if VERSION.fullmatch(place.name) and found != (manifest.name, str(manifest.version)):
+        raise MisplacedPackageError(
+            f"{folder}: holds version {manifest.version} of {manifest.name!r}; a package keeps its name: "
+            f"expected a folder {manifest.name}/{manifest.version}, or one whose name is no version"
+        )
+
+
 def _check_paths(folder: Path, manifest: Manifest) -> None:
     for entry in manifest.files:
         path = PurePosixPath(entry.path)
         normal = str(path) == entry.path and not path.is_absolute() and ".." not in path.parts and entry.path != "."
         if not normal or "\\" in entry.path or "\0" in entry.path or entry.path == MANIFEST_NAME:
             raise UnsafePathError(f"{folder / MANIFEST_NAME}: {bounded(repr(entry.path))} is no path inside")
+
+
+def _check_spelling(folder: Path, manifest: Manifest) -> None:
+    """Where case does not count (Windows, macOS), or Unicode is normalised, every file and folder stays itself."""
+    spellings: dict[str, Any] = {}  # of a folder's entries: how each is spelled, and the entries in it
+    for entry in manifest.files:
+        inside = spellings
+        for part in entry.path.split("/"):
+            normal = unicodedata.normalize("NFC", part)
+            spelled, inside = inside.setdefault(unicodedata.normalize("NFC", normal.casefold()), (part, {}))
+            if (other := spelled if part == normal else normal) != part:
+                names = f"{bounded(ascii(part))} for {bounded(ascii(other))}"
+                raise AmbiguousPathError(f"{folder / MANIFEST_NAME}: files: a file system may take {names}")
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
@@ -322,17 +397,17 @@ def _files_in(folder: Path) -> set[str]:
                 elif entry.is_file(follow_symlinks=False):
                     found.add(Path(entry.path).relative_to(folder).as_posix())
                 else:
-                    raise SymlinkError(f"{entry.path}: neither a file nor a folder")
+                    raise SymlinkError(f"{bounded(entry.path)}: neither a file nor a folder")
     return found
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:
     size = (folder / entry.path).stat().st_size
     if size != entry.size:
-        raise SizeMismatchError(f"{folder / entry.path}: expected {entry.size} bytes, got {size}")
+        raise SizeMismatchError(f"{folder}/{bounded(entry.path)}: expected {entry.size} bytes, got {size}")
 
 
-def check_digest(path: Path, digest: str, entry: FileEntry) -> None:
-    """Raise DigestMismatchError unless `digest`, of the content of `path`, is the listed one."""
+def _check_digest(folder: Path, entry: FileEntry, digest: str) -> None:
     if digest != entry.sha256:
+        path = f"{folder}/{bounded(entry.path)}"
         raise DigestMismatchError(f"{path}: expected sha256 {bounded(entry.sha256)}, got {digest}")

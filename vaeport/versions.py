@@ -9,25 +9,22 @@ Without them the newest version is the default.
 """
 
 import os
-import re
 from pathlib import Path
 
 from vaeport.errors import PackageError
 from vaeport.manifest import MANIFEST_NAME
-from vaeport.package import NotAPackageError
+from vaeport.package import VERSION, NotAPackageError
 
 CURRENT_NAME = "CURRENT"
 WITHDRAWN_NAME = "WITHDRAWN"
 MAX_FILE_BYTES = 1 << 16  # of either file; thousands of versions fit
-
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def versions(folder: str | os.PathLike[str]) -> list[int]:
     """The versions in `models/<name>/`, ascending. Names that are no positive integers are no versions."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(int(e.name) for e in entries if _VERSION.fullmatch(e.name) and e.is_dir())
+            return sorted(int(e.name) for e in entries if VERSION.fullmatch(e.name) and e.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -93,6 +90,6 @@ def _read(path: Path) -> list[int] | None:
         return None
     except OSError as error:
         raise PackageError(f"{path}: cannot be read: {error}") from error
-    if wrong := [word for word in words if not _VERSION.fullmatch(word)]:
+    if wrong := [word for word in words if not VERSION.fullmatch(word)]:
         raise PackageError(f"{path}: expected versions, got {wrong[0][:20]!r}")
     return [int(word) for word in words]

@@ -18,7 +18,10 @@ import vaeport
 from export import package as folder
 from export import pipeline
 from export.errors import ExportError, ParityError, VersionExistsError
+from export.onnx_tests import write_onnx_tests
+from export.package import staging
 from export.pipeline import export_run
+from export.triton import write_triton
 from training import data
 from training.config import Config
 from training.loop import train
@@ -112,6 +115,56 @@ def test_an_existing_version_is_refused_before_any_work(
     monkeypatch.setattr(pipeline, "open_run", lambda path: pytest.fail("worked all the same"))
     with pytest.raises(VersionExistsError, match="digits/3: is there already"):
         export_run(digits_run, tmp_path / "digits", version=3)
+
+
+@pytest.mark.parametrize("beside", ["3.sig", "3.receipt.json"])
+def test_what_is_left_of_a_deleted_version_never_lies_beside_another(
+    digits_run: Path, tmp_path: Path, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "digits"
+    to.mkdir()
+    (to / beside).write_text("of a package that was deleted")
+    assert folder.next_version(to) == 4
+    monkeypatch.setattr(pipeline, "open_run", lambda path: pytest.fail("worked all the same"))
+    with pytest.raises(VersionExistsError, match=f"digits/{beside}: is of an earlier package of version 3"):
+        export_run(digits_run, to, version=3)
+    assert [path.name for path in to.iterdir()] == [beside]
+
+
+def test_after_the_last_version_nothing_is_begun(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits" / "999999999").mkdir(parents=True)
+    monkeypatch.setattr(pipeline, "open_run", lambda path: pytest.fail("worked all the same"))
+    with pytest.raises(ExportError, match="digits: version 999999999 is there, and no later one can be"):
+        export_run(digits_run, tmp_path / "digits")
+
+
+def test_a_version_is_not_taken_for_a_name(digits_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"digits/1: ends in a version; did you mean --to .*digits --version 1\?"):
+        export_run(digits_run, tmp_path / "digits" / "1")
+    assert not (tmp_path / "digits").exists()
+
+
+def test_nothing_is_written_into_a_package(digits_run: Path, package: Path) -> None:
+    before = contents(package)
+    for to in (package / "more", package / "torchscript" / "more"):
+        with pytest.raises(ExportError, match=f"more: lies in the package {package}, which never changes"):
+            export_run(digits_run, to)
+    for to in (package, package / "more"):
+        with pytest.raises(ExportError, match=f"lies in the package {package}, which never changes"):
+            write_onnx_tests(package, to)
+        with pytest.raises(ExportError, match=f"lies in the package {package}, which never changes"):
+            write_triton(package, to)
+    assert contents(package) == before
+    assert not (package / "more").exists()
+
+
+@pytest.mark.parametrize("content", [b"[" * 10_000, b"{}", b'{"format": "other/1"}', b"\xff"])
+def test_a_manifest_of_another_program_is_no_package(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with staging(tmp_path / "models") as staged:
+        assert staged.is_dir()
 
 
 def test_a_version_taken_meanwhile_is_left_alone(

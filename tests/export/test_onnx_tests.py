@@ -80,7 +80,7 @@ def test_the_data_are_the_golden_vectors(package: Path, tmp_path: Path) -> None:
 
 
 def test_cases_that_are_there_are_left_alone(package: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(package, tmp_path / "1"))
+    copy = Path(shutil.copytree(package, tmp_path / "digits" / "1"))
     write_onnx_tests(copy, tmp_path / "cases")
     with pytest.raises(ExportError, match="test_digits_decoder: is there already"):
         write_onnx_tests(copy, tmp_path / "cases")

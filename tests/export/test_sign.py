@@ -31,7 +31,7 @@ def test_a_package_is_signed_beside_itself_and_verified(package: Path, keys: tup
 
     verified = export("verify-signature", folder, "--public-key", public)
     assert verified.returncode == 0, verified.stderr
-    assert verified.stdout.startswith(f"{folder}: sha256:")
+    assert verified.stdout.startswith(f"{folder}: digits version 1, sha256:")
 
     _, stranger = write_keys(tmp_path / "stranger")
     refused = export("verify-signature", folder, "--public-key", stranger)
@@ -40,15 +40,27 @@ def test_a_package_is_signed_beside_itself_and_verified(package: Path, keys: tup
     assert line.startswith(f"export: error: {folder}.sig: expected a signature of {folder} by {stranger}: Key mismatch")
 
 
+def test_a_signed_package_is_not_taken_for_another_version(
+    package: Path, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(package, tmp_path / "digits" / "1"))
+    signature = sign(folder, keys[0])
+    shutil.copytree(folder, tmp_path / "digits" / "7")
+    shutil.copy(signature, tmp_path / "digits" / "7.sig")
+    refused = export("verify-signature", tmp_path / "digits" / "7", "--public-key", keys[1])
+    assert refused.returncode == 1
+    assert "digits/7: holds version 1 of 'digits'; a package keeps its name" in refused.stderr
+
+
 def test_a_new_signature_replaces_the_old_one(package: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(package, tmp_path / "1"))
-    (tmp_path / "1.sig").write_text("of a key that was lost")
+    folder = Path(shutil.copytree(package, tmp_path / "digits" / "1"))
+    (tmp_path / "digits" / "1.sig").write_text("of a key that was lost")
     assert "dsseEnvelope" in sign(folder, keys[0]).read_text()
 
 
 def test_a_broken_package_is_not_signed(package: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(package, tmp_path / "1"))
+    folder = Path(shutil.copytree(package, tmp_path / "digits" / "1"))
     (folder / "more.txt").write_text("x")
     with pytest.raises(UnlistedFileError, match=r"more\.txt"):
         sign(folder, keys[0])
-    assert not (tmp_path / "1.sig").exists()
+    assert not (tmp_path / "digits" / "1.sig").exists()

@@ -62,7 +62,7 @@ def test_a_second_version_comes_beside_the_first_and_none_is_written_over(packag
     write_triton(package, tmp_path / "repository")
     with pytest.raises(ExportError, match="digits_encoder/1: is there already"):
         write_triton(package, tmp_path / "repository")
-    second = Path(shutil.copytree(package, tmp_path / "2"))
+    second = Path(shutil.copytree(package, tmp_path / "digits" / "2"))
     edit_manifest(second, lambda manifest: manifest.update(version=2))
     with pytest.raises(ExportError, match=r"config\.pbtxt: is there already, and not what this package needs"):
         write_triton(second, tmp_path / "repository", max_rows=7)
@@ -71,6 +71,9 @@ def test_a_second_version_comes_beside_the_first_and_none_is_written_over(packag
     assert [path.name for path in sorted(decoder.parent.iterdir())] == ["1", "2", "config.pbtxt"]
 
 
-def test_a_batch_of_no_rows_is_refused(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="--max-batch-rows: expected at least 1, got 0"):
-        write_triton(package, tmp_path, max_rows=0)
+@pytest.mark.parametrize("rows", [0, 2**31])
+def test_a_batch_that_triton_cannot_count_is_refused(package: Path, tmp_path: Path, rows: int) -> None:
+    with pytest.raises(ExportError, match=f"--max-batch-rows: expected 1 to 2147483647, got {rows}"):
+        write_triton(package, tmp_path, max_rows=rows)
+    folder, _ = write_triton(package, tmp_path, max_rows=2**31 - 1)
+    assert parse(folder.parent / "config.pbtxt").max_batch_size == 2**31 - 1

@@ -160,9 +160,9 @@ def header_of(content: bytes) -> dict[str, str]:
 @pytest.mark.parametrize(
     "network",
     [
-        {"hidden_dims": [10**9, 10**9], "activation": "relu"},
-        {"hidden_dims": [-5], "activation": "relu"},
-        {"hidden_dims": 3},
+        {"hidden_dims": [65536] * 128, "activation": "relu"},
+        {"hidden_dims": [5], "activation": "relu"},
+        {"hidden_dims": [3]},
     ],
 )
 def test_a_network_that_the_checkpoint_is_not_of_is_an_error_and_no_memory(copy: Path, network: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from safetensors.numpy import save
 import vaeport
 from serving.models import load_models
 from serving.repository import default_packages
-from vaeport.golden import GOLDEN_NAME, parse_safetensors, read_golden, self_test
+from vaeport.errors import SelfTestError
+from vaeport.golden import GOLDEN_NAME, compare, parse_safetensors, read_golden, self_test
 from vaeport.graphs import Graph, choose_device, load_graphs
 from vaeport.package import ROLES, GoldenInvalidError, open_package
 
@@ -98,6 +99,34 @@ def test_a_machine_that_computes_something_else_is_found(package: Path, wrong: C
     self_test(opened, graphs)
     with pytest.raises(vaeport.SelfTestError, match="decoder"):
         self_test(opened, {**graphs, "decoder": Off(graphs["decoder"])})
+
+
+def test_a_batch_size_that_alone_computes_something_else_is_found(package: Path) -> None:
+    opened = open_package(package)
+    graphs = load_graphs(opened, choose_device("cpu"), 1)
+    encoder, sizes = graphs["encoder"], []
+
+    class Sick:
+        outputs = encoder.outputs
+
+        def __call__(self, rows: Any) -> tuple[Any, ...]:
+            sizes.append(len(rows))
+            mean, log_var = encoder(rows)
+            mean[-1] += len(rows) == 20
+            return mean, log_var
+
+    self_test(opened, {"encoder": Sick()}, batches=(2, 5, 19))
+    assert sorted(sizes) == [*[1] * 8, 2, 5, 8, 19]
+    with pytest.raises(SelfTestError, match=r"encoder\.mean, batch of 20, index \[19, "):
+        self_test(opened, {"encoder": Sick()}, batches=(2, 20))
+
+
+def test_a_graph_that_gives_one_row_for_many_is_found() -> None:
+    """Though the row is every row's truth, as of a constant."""
+    truth = np.zeros((8, 5))
+    compare("mean", np.zeros((8, 5)), truth, truth)
+    with pytest.raises(SelfTestError, match=r"mean: expected shape \[8, 5\], got \[1, 5\]"):
+        compare("mean", np.zeros((1, 5)), truth, truth)
 
 
 def test_slack_multiplies_the_limits_and_no_more(copy: Path) -> None:

@@ -14,10 +14,12 @@ import pytest
 
 import vaeport
 from tests.support import ROOT
+from tests.vaeport import mutations
 from vaeport.errors import DeviceError
 from vaeport.graphs import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
+    GRAPH_MAX_BYTES,
     CudaOptions,
     Device,
     check_graph,
@@ -28,7 +30,7 @@ from vaeport.graphs import (
     load_graphs,
 )
 from vaeport.manifest import GraphSpec
-from vaeport.package import DigestMismatchError, GraphRuleError, open_package
+from vaeport.package import DigestMismatchError, GraphRuleError, open_package, sha256_of
 
 Break = Callable[[onnx.ModelProto], object]
 
@@ -54,6 +56,42 @@ def hide_in_a_branch(proto: onnx.ModelProto) -> None:
 def hide_in_a_function(proto: onnx.ModelProto) -> None:
     opset = onnx.helper.make_opsetid("", 20)
     proto.functions.append(onnx.helper.make_function("own", "f", [], ["noise"], [RANDOM_NODE], [opset]))
+
+
+def hide_in_training(proto: onnx.ModelProto) -> None:
+    branch = plain_graph(RANDOM_NODE)
+    node = onnx.helper.make_node("If", ["c"], ["n"], then_branch=branch, else_branch=branch)
+    proto.training_info.add().algorithm.node.append(node)
+
+
+def expand_the_latent(proto: onnx.ModelProto, shape: list[int] | None) -> None:
+    """To a large shape, when it runs; or to one that only the run could tell."""
+    if shape is None:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "flat"))
+        proto.graph.node.append(onnx.helper.make_node("Reshape", ["latent", "flat"], ["numbers"]))
+        proto.graph.node.append(onnx.helper.make_node("Cast", ["numbers"], ["shape"], to=onnx.TensorProto.INT64))
+    else:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), "shape"))
+        last = onnx.numpy_helper.from_array(np.array([-1, 1, 1]), "column")
+        proto.graph.initializer.append(last)
+        proto.graph.node.append(onnx.helper.make_node("Reshape", ["latent", "column"], ["narrow"]))
+    proto.graph.node.append(onnx.helper.make_node("Expand", ["narrow" if shape else "latent", "shape"], ["large"]))
+
+
+def grow_with_the_square_of_the_batch(proto: onnx.ModelProto) -> None:
+    """What is small for one row, and not for many: a shape of batch x batch x 32 x batch x 5."""
+    for name, shape in (
+        ("a", [-1, 1, 1, 1, 5]),
+        ("b", [1, -1, 1, 1, 5]),
+        ("c", [1, 1, 1, -1, 5]),
+        ("d", [1, 1, 32, 1, 1]),
+    ):
+        tensor = np.array(shape) if name != "d" else np.ones(shape, np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(tensor, f"to_{name}"))
+        if name != "d":
+            proto.graph.node.append(onnx.helper.make_node("Reshape", ["latent", f"to_{name}"], [name]))
+    for left, right, sum_ in (("a", "b", "ab"), ("ab", "c", "abc"), ("abc", "to_d", "abcd")):
+        proto.graph.node.append(onnx.helper.make_node("Add", [left, right], [sum_]))
 
 
 def add_a_foreign_operator(proto: onnx.ModelProto) -> None:
@@ -96,8 +134,23 @@ BREAKS: list[tuple[Break, str]] = [
     (fix_the_batch, r"inputs: expected latent float32 \['batch', 5\], got latent float32 \[3, 5\]"),
     (make_double, "outputs: expected image float32 .*, got image float64"),
     (invent_a_dtype, "outputs: expected image float32 .*, got image dtype 99"),
-    (hide_in_a_branch, "functions and nested graphs are not allowed"),
-    (hide_in_a_function, "functions and nested graphs are not allowed"),
+    (lambda p: p.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 7)), r"opset imports: .*, 20\), .*, 7\)"),
+    (lambda p: p.opset_import.append(onnx.helper.make_opsetid("evil", 1)), r"expected one, of ai.onnx, got .*'evil'"),
+    (lambda p: p.ClearField("opset_import"), r"opset imports: expected one, of ai.onnx, got \[\]"),
+    (hide_in_a_branch, "attribute fields outside the allow-list, got g"),
+    (hide_in_a_function, "model fields outside the allow-list, got functions"),
+    (hide_in_training, "model fields outside the allow-list, got training_info"),
+    (lambda p: p.configuration.add(name="c"), "model fields outside the allow-list, got configuration"),
+    (lambda p: p.graph.sparse_initializer.add(), "graph fields outside the allow-list, got sparse_initializer"),
+    (
+        lambda p: p.graph.quantization_annotation.add(tensor_name="t"),
+        "graph fields outside the allow-list, got quantization_annotation",
+    ),
+    (lambda p: setattr(p.graph.node[0], "overload", "o"), "node fields outside the allow-list, got overload"),
+    (lambda p: p.MergeFromString(b"\x9a\x3f\x00"), "fields that the installed version of onnx does not know"),
+    (lambda p: expand_the_latent(p, [1, 30_000, 30_000]), "expected at most 33554432 elements for each row, got shape"),
+    (lambda p: expand_the_latent(p, None), "its shape is not known before it is computed"),
+    (grow_with_the_square_of_the_batch, r"got shape \[1024, 1024, 32, 1024, 5\] for 1024"),
     (add_a_foreign_operator, "operators of other domains are not allowed, got com.microsoft"),
     (point_outside_in_a_constant, "external data"),
     (lambda p: setattr(p.graph.node[0], "op_type", "Erf"), "operators outside the allow-list, got Erf"),
@@ -117,6 +170,17 @@ def test_a_graph_that_breaks_a_rule_is_refused(
         check_graph(Path("decoder.onnx"), data, spec)
 
 
+def test_a_graph_over_its_cap_is_not_read(package: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(package, tmp_path / "package"))
+    with (copy / "encoder.onnx").open("r+b") as file:
+        file.truncate(GRAPH_MAX_BYTES + 1)  # no block of it is on the disk
+    mutations.relist(copy, "encoder.onnx", GRAPH_MAX_BYTES + 1, sha256_of(copy / "encoder.onnx"))
+    opened = open_package(copy)
+    (copy / "encoder.onnx").unlink()
+    with pytest.raises(GraphRuleError, match=f"expected a graph of at most {2**29} bytes, got {2**29 + 1}"):
+        load_graphs(opened, choose_device("cpu"), 1)
+
+
 def test_a_file_that_is_no_graph_is_refused(decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
     with pytest.raises(GraphRuleError, match="not an ONNX graph"):
         load_graph(Path("decoder.onnx"), b"\xff" * 100, decoder[1], choose_device("cpu"), 1)
@@ -124,8 +188,8 @@ def test_a_file_that_is_no_graph_is_refused(decoder: tuple[onnx.ModelProto, Grap
 
 def test_a_graph_that_onnx_runtime_refuses_is_the_graph_s_fault(decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
     proto, spec = decoder
-    proto.graph.node[0].input.append("too many")
-    proto.graph.node[0].input.append("inputs")
+    weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 2)
+    weight.raw_data = weight.raw_data[:-1]
     with pytest.raises(GraphRuleError, match="cannot run this graph"):
         load_graph(Path("decoder.onnx"), proto.SerializeToString(), spec, choose_device("cpu"), 1)
 

@@ -21,6 +21,11 @@ def quantiles(value: object) -> Callable[[dict[str, Any]], object]:
     return lambda manifest: manifest["training"]["evaluation"].update(elbo_quantiles=value)
 
 
+def hidden_dims(value: object) -> Callable[[dict[str, Any]], object]:
+    """Puts other layers in a manifest."""
+    return lambda manifest: manifest["training"]["network"].update(hidden_dims=value)
+
+
 PRECISION = {"target": "cpu", "elbo_change": 0.1, "elbo_limit": 1.0, "image_change": 0.1, "speed_measured": True}
 
 
@@ -169,6 +174,13 @@ def test_a_later_format_is_said_to_need_a_newer_reader(copy: Path) -> None:
             lambda v: v["training"].update(evaluation=False),
             "training.evaluation: expected an object or null, got False",
         ),
+        (lambda v: v["model"].update(image_shape=[1, 65536, 65536]), "image_shape: expected at most 4194304 elements"),
+        (lambda v: v["training"].update(network=[]), r"training.network: expected an object or null, got \[\]"),
+        (hidden_dims([1] * 80_000), "hidden_dims: expected at most 128 widths, got 80000 of them"),
+        (hidden_dims("abc"), "hidden_dims: expected at most 128 widths, got 'abc'"),
+        (hidden_dims([8, 0]), "hidden_dims: expected widths of 1 to 65536, got 0"),
+        (hidden_dims([2**40]), "hidden_dims: expected widths of 1 to 65536, got 1099511627776"),
+        (hidden_dims([True]), "hidden_dims: expected widths of 1 to 65536, got True"),
         (quantiles([]), r"training.evaluation.elbo_quantiles: expected an object or null, got \[\]"),
         (quantiles({"abc": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got 'abc'"),
         (quantiles({"1.5": 1.0}), "elbo_quantiles: expected levels min, max or 0 to 1, got '1.5'"),
@@ -272,8 +284,67 @@ def test_the_cheapest_rule_comes_first(copy: Path) -> None:
         open_package(copy)
 
 
+@pytest.mark.parametrize("place", ["digits/7", "others/1", "7/2"])
+def test_a_folder_that_says_another_name_or_version(package: Path, tmp_path: Path, place: str) -> None:
+    folder = Path(shutil.copytree(package, tmp_path / place))
+    with pytest.raises(rules.MisplacedPackageError, match=f"{place}: holds version 1 of 'digits'; a package keeps its"):
+        open_package(folder)
+
+
+def test_a_folder_that_says_another_version_however_one_gets_there(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "7").symlink_to(package)
+    for path in (tmp_path / "digits" / "7", tmp_path / "digits" / ".." / "digits" / "7" / "torchscript" / ".."):
+        with pytest.raises(rules.MisplacedPackageError):
+            open_package(path)
+    shutil.copytree(package, tmp_path / "digits" / "8")
+    monkeypatch.chdir(tmp_path / "digits" / "8")
+    with pytest.raises(rules.MisplacedPackageError):
+        open_package(".")
+
+
+@pytest.mark.parametrize("place", ["copy", "digits/01", "digits/current", "others/v7", "1.old"])
+def test_a_folder_whose_name_is_no_version_says_nothing(package: Path, tmp_path: Path, place: str) -> None:
+    folder = Path(shutil.copytree(package, tmp_path / place))
+    assert open_package(folder).manifest.version == 1
+
+
+@pytest.mark.parametrize(
+    "paths", [("a", "A"), ("d/x", "D/y"), ("d/x", "D"), ("\u00e9", "e\u0301"), ("e\u0301",), ("\ufb01", "fi")]
+)
+def test_a_path_that_a_file_system_takes_for_another(copy: Path, paths: tuple[str, ...]) -> None:
+    def add(value: dict[str, Any]) -> None:
+        value["files"] += [{"path": path, "size": 0, "sha256": ""} for path in paths]
+        value["files"].sort(key=lambda e: e["path"])
+
+    edit(copy, add)
+    with pytest.raises(rules.AmbiguousPathError, match=r"files: a file system may take '[ -~]*' for '[ -~]*'$"):
+        open_package(copy)
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "new\nline", "\u202egnp.exe", "\udcff"])
+def test_a_file_name_cannot_rule_the_terminal(copy: Path, name: str) -> None:
+    (copy / name).write_text("")
+    with pytest.raises(rules.UnlistedFileError) as unlisted:
+        open_package(copy)
+    (copy / name).unlink()
+    (copy / name).symlink_to("README.md")
+    with pytest.raises(rules.SymlinkError) as linked:
+        open_package(copy)
+    (copy / name).unlink()
+    edit(copy, lambda v: v["files"].append({"path": name, "size": 0, "sha256": ""}))
+    edit(copy, lambda v: v["files"].sort(key=lambda e: e["path"]))
+    with pytest.raises(rules.MissingFileError) as missing:
+        open_package(copy)
+    for caught in (unlisted, linked, missing):
+        assert str(caught.value).isprintable()
+        assert name.encode("unicode_escape").decode() in str(caught.value)
+
+
 def test_every_rule_has_an_error_of_its_own() -> None:
     errors = [value for value in vars(rules).values() if isinstance(value, type) and value.__name__.endswith("Error")]
     assert rules.__doc__ is not None
     drawn = [error.__name__ for error in errors if error.__name__ in rules.__doc__]
-    assert len(drawn) == 13  # PackageError and its twelve rules
+    assert len(drawn) == 15  # PackageError and its fourteen rules

@@ -39,11 +39,12 @@ def test_a_signature_lies_beside_whatever_leads_to_the_package(
     monkeypatch.chdir(signed)
     for way in (Path(), Path("../1"), Path("torchscript/..")):
         assert signature_path(way) == signature_path(signed) == tmp_path / "digits" / "1.sig"
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "1").symlink_to(signed)
-    shutil.copy(signature_path(signed), tmp_path / "linked" / "1.sig")
+    linked = tmp_path / "linked" / "digits" / "1"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(signed)
+    shutil.copy(signature_path(signed), signature_path(linked))
     signature_path(signed).unlink()
-    check_signature(open_package(tmp_path / "linked" / "1"), keys[1])
+    check_signature(open_package(linked), keys[1])
 
 
 @pytest.mark.parametrize(
