@@ -151,6 +151,21 @@ def test_a_test_loss_that_is_not_finite_is_never_saved(tmp_path: Path, digits: d
     assert not list(run.path.glob("*.safetensors"))
 
 
+def test_a_run_stopped_after_its_weights_were_ruined_keeps_the_state_before(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path / "run", epochs=1)
+    run, _ = trained(config, digits)
+    good = (run.path / STATE).read_bytes()
+    longer = dataclasses.replace(config, epochs=2, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "at", lambda self, step: Rates(1e20, 1.0, None))
+        with pytest.raises(DivergedError, match=r"epoch 2 is not finite: .*; first .*, at step \d+; what was saved"):
+            train(longer, digits, run, CPU, stopping=stop_after(6))
+    assert (run.path / STATE).read_bytes() == good
+    assert len(trained(longer, digits)[1]) == 2
+
+
 def test_a_run_stopped_before_its_first_epoch_begins_again(tmp_path: Path, digits: data.Dataset) -> None:
     whole, _ = trained(config_for(tmp_path / "whole"), digits)
     create_run(config_for(tmp_path / "stopped"), digits, "cpu")
