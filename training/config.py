@@ -136,7 +136,8 @@ class Config:
     """Added to the root of Adam's second moment."""
 
     patience: int = 0
-    """Stop after so many epochs without a lower test loss, once the warm-up is over; 0 never stops."""
+    """Stop after so many epochs in which what is minimised reaches no lower value on the test images, once the warm-up
+    is over; 0 never stops."""
 
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of matrix products and convolutions; tf32 needs CUDA."""

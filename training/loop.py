@@ -215,8 +215,9 @@ def early_stop(plan: Plan, rows: list[Metrics]) -> str | None:
     if last["epoch"] - best["epoch"] < plan.config.patience:
         return None
     return (
-        f"stopped after epoch {last['epoch']:g}: no test loss below {best['test_objective']:.2f} nats, "
-        f"that of epoch {best['epoch']:g}, for {plan.config.patience} epochs"
+        f"stopped after epoch {last['epoch']:g}: what is minimised did not fall below "
+        f"{best['test_objective']:.2f} nats on the test images, that of epoch {best['epoch']:g}, for "
+        f"{plan.config.patience} epochs"
     )
 
 

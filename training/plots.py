@@ -26,6 +26,7 @@ GRID_SIDE = 20
 LEGEND_CLASSES = 20
 PLOT_SEED = 0
 DPI = 120
+SAME_LOSS = 1e-4  # relative: sums in another order differ by less
 MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
 
 Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
@@ -50,7 +51,7 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
         "traversals": traversals(model, dataset.image_shape, posterior),
         "kl_per_latent": kl_bars(posterior),
         "latents": latent_scatter(posterior.mean, dataset),
-        "losses": losses(rows),
+        "losses": losses(rows, autoencoder=run.config.autoencoder),
     }
     if run.config.autoencoder:  # without a posterior
         del figures["kl_per_latent"]
@@ -150,19 +151,30 @@ def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
     return figure
 
 
-def losses(rows: list[Metrics]) -> Figure:
-    """Loss curves: the negative ELBO of both parts, and its two terms."""
+def losses(rows: list[Metrics], *, autoencoder: bool = False) -> Figure:
+    """Curves of the negative ELBO and its two terms; and of what was minimised, where that is something else.
+
+    Args:
+        rows: of metrics.jsonl.
+        autoencoder: has no KL term, and so no ELBO.
+    """
+    curves = {
+        "Negative ELBO": [
+            (row["reconstruction"] + row["kl"], row["test_reconstruction"] + row["test_kl"]) for row in rows
+        ],
+        "Reconstruction": [(row["reconstruction"], row["test_reconstruction"]) for row in rows],
+        "KL divergence": [(row["kl"], row["test_kl"]) for row in rows],
+    }
+    minimised = [(row["train_loss"], row["test_objective"]) for row in rows]
+    if not np.allclose(minimised, curves["Negative ELBO"], rtol=SAME_LOSS, atol=SAME_LOSS):
+        curves["What was minimised"] = minimised
+    if autoencoder:
+        curves = {"Reconstruction": curves["Reconstruction"]}
     epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(11, 4))
-    left, middle, right = figure.subplots(1, 3)
-    panels = (
-        (left, "Negative ELBO", ("train_loss", "test_loss")),
-        (middle, "Reconstruction", ("reconstruction", "test_reconstruction")),
-        (right, "KL divergence", ("kl", "test_kl")),
-    )
-    for axes, title, (train, test) in panels:
-        axes.plot(epochs, [row[train] for row in rows], label="train", marker="." if len(rows) < 30 else "")
-        axes.plot(epochs, [row[test] for row in rows], label="test", marker="." if len(rows) < 30 else "")
+    figure = Figure(figsize=(4 * len(curves), 4))
+    for axes, (title, values) in zip(np.ravel(figure.subplots(1, len(curves))), curves.items(), strict=True):
+        for part, curve in zip(("train", "test"), zip(*values, strict=True), strict=True):
+            axes.plot(epochs, curve, label=part, marker="." if len(rows) < 30 else "")
         axes.set(title=title, xlabel="epoch", ylabel="nats per image")
         axes.legend()
     figure.tight_layout()

@@ -229,7 +229,8 @@ def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, di
     reason = early_stop(plan, rows)
     best = min(rows[5:], key=lambda row: row["test_objective"])
     assert reason is not None
-    assert f"no test loss below {best['test_loss']:.2f} nats, that of epoch {best['epoch']}, for 3 epochs" in reason
+    below = f"did not fall below {best['test_objective']:.2f} nats on the test images"
+    assert f"what is minimised {below}, that of epoch {best['epoch']}, for 3 epochs" in reason
     assert best["epoch"] == len(rows) - 3
     for done in range(1, len(rows)):  # and not before
         assert early_stop(plan, rows[:done]) is None
@@ -288,6 +289,15 @@ def test_a_healthy_run_raises_no_alarm(
 def test_a_rise_of_beta_is_told(tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0), digits)
     assert "beta still 0.4" in capsys.readouterr().out
+
+
+def test_a_rise_of_the_capacity_is_told(
+    tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0, capacity=10.0), digits)
+    out = capsys.readouterr().out
+    assert "capacity still 4.6" in out
+    assert "nats, capacity 10)" in out
 
 
 def test_the_loss_under_test_has_beta_1_whatever_the_run_has(tmp_path: Path, digits: data.Dataset) -> None:

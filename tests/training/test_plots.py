@@ -1,0 +1,32 @@
+"""The pictures of a run show what their titles say."""
+
+import numpy as np
+import pytest
+
+from training.plots import losses
+from training.run import Metrics
+
+
+def row(epoch: int, beta: float) -> Metrics:
+    terms = {"reconstruction": 50.0 / epoch, "kl": 3.0, "test_reconstruction": 60.0 / epoch, "test_kl": 2.0}
+    minimised = {"train_loss": 50.0 / epoch + beta * 3.0, "test_objective": 60.0 / epoch + beta * 2.0}
+    return {"epoch": epoch, **terms, **minimised}
+
+
+@pytest.mark.parametrize(
+    ("beta", "titles"),
+    [
+        (1.0, ["Negative ELBO", "Reconstruction", "KL divergence"]),
+        (4.0, ["Negative ELBO", "Reconstruction", "KL divergence", "What was minimised"]),
+    ],
+)
+def test_the_negative_elbo_is_the_sum_of_its_terms_whatever_was_minimised(beta: float, titles: list[str]) -> None:
+    axes = losses([row(1, beta), row(2, beta)]).axes
+    assert [each.get_title() for each in axes] == titles
+    assert [np.array(line.get_ydata()).tolist() for line in axes[0].lines] == [[53.0, 28.0], [62.0, 32.0]]
+    if beta != 1.0:
+        assert [np.array(line.get_ydata()).tolist() for line in axes[3].lines] == [[62.0, 37.0], [68.0, 38.0]]
+
+
+def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:
+    assert [each.get_title() for each in losses([row(1, 0.0)], autoencoder=True).axes] == ["Reconstruction"]
