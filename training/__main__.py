@@ -59,6 +59,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     import torch  # not at the top: --help needs neither it nor matplotlib
 
     from training.files import remove_leftovers
+    from training.initial import check_start
     from training.loop import choose_device, plan_of, train
     from training.processes import ALONE, joined
     from training.run import check_resumable, create_run, locked, open_run
@@ -83,6 +84,8 @@ def train_and_report(config: Config, data_root: Path) -> None:
         plan = plan_of(config, dataset)
         for line in config.without_effect():
             print(f"training: warning: {line}", file=sys.stderr)
+        if not config.resume:
+            check_start(config, dataset)
         run = open_run(config.run) if config.resume else create_run(config, dataset, device.type)
         check_resumable(run, config, dataset, device.type)
         with locked(run.path):

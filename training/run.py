@@ -146,13 +146,7 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
         raise RunError(f"{config.run}: is there already, and no directory")
     if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):
         raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
-    model = {
-        "family": config.network,
-        "image_shape": list(dataset.image_shape),
-        "latent_dim": config.latent_dim,
-        "likelihood": config.likelihood,
-    }
-    run = Run(config.run, {"config": config.to_json(), "model": model})
+    run = planned_run(config, dataset)
     run.build_model()  # before anything is written: the network may not take these images
     config.run.mkdir(parents=True, exist_ok=True)
     heldout = io.BytesIO()
@@ -182,6 +176,17 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
         last=None,
     )
     return run
+
+
+def planned_run(config: Config, dataset: Dataset) -> Run:
+    """The run that these settings would make, so far as its model depends on them; nothing is written."""
+    model = {
+        "family": config.network,
+        "image_shape": list(dataset.image_shape),
+        "latent_dim": config.latent_dim,
+        "likelihood": config.likelihood,
+    }
+    return Run(config.run, {"config": config.to_json(), "model": model})
 
 
 def open_run(path: Path) -> Run:

@@ -75,6 +75,13 @@ def test_a_mistake_is_one_clear_message(tmp_path: Path, arguments: list[str], me
     assert "Traceback" not in done.stderr
 
 
+def test_weights_that_cannot_be_started_from_leave_no_run_behind(digits_run: Path, tmp_path: Path) -> None:
+    done = run_training("--init-from", str(digits_run), "--latent-dim", "6", "--run", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert "training: error: --init-from: another network" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8))
     done = run_training("--data", str(tmp_path / "few.npy"), "--epochs", "1", "--run", str(tmp_path / "run"))

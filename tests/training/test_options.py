@@ -12,9 +12,11 @@ from PIL import Image
 
 from training import data
 from training.config import Config, ConfigError, config_from_json
+from training.initial import initial_state
+from training.likelihood import Gaussian
 from training.loop import train
 from training.networks import NetworkError
-from training.run import Metrics, create_run, open_run
+from training.run import Metrics, create_run, open_run, planned_run
 
 CPU = torch.device("cpu")
 SMALL = Config(epochs=2, latent_dim=3, hidden_dims=(8, 8), batch_size=256, device="cpu")
@@ -198,6 +200,19 @@ def test_a_fixed_sigma_is_not_that_of_the_run_it_starts_from(tmp_path: Path) -> 
     start: dict[str, Any] = {"likelihood": "gaussian", "init_from": tmp_path / "first" / "run"}
     second = run_with(tmp_path / "second", variance="fixed", sigma=0.3, **start)
     assert second.last["sigma"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("before", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("after", ["learned", "analytic", "fixed"])
+def test_a_run_starts_from_one_of_another_variance(tmp_path: Path, before: str, after: str) -> None:
+    first = run_with(tmp_path / "first", likelihood="gaussian", variance=before, sigma=0.4, epochs=1)
+    config = dataclasses.replace(SMALL, run=tmp_path / "second", likelihood="gaussian", variance=after, sigma=0.7)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, init_from=tmp_path / "first" / "run")
+    dataset = data.load(config, tmp_path)
+    model = initial_state(config, planned_run(config, dataset), dataset, CPU).model
+    assert torch.equal(model.state_dict()["encoder.mean.weight"], first.weights["encoder.mean.weight"])
+    assert isinstance(model.likelihood, Gaussian)
+    assert model.likelihood.sigma == pytest.approx(0.7 if after == "fixed" else first.last["sigma"])
 
 
 def test_a_run_cannot_start_from_another_network(tmp_path: Path) -> None:
