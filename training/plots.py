@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.batches import ordered
-from training.data import Dataset
+from training.data import Dataset, Images
 from training.latents import active
 from training.model import VAE
 from training.objective import kl_per_latent
@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 COLUMNS = 10
 INTERPOLATIONS = 8
 TRAVERSED_LATENTS = 20
-SCATTER_IMAGES = 5000
+SHOWN_IMAGES = 5000  # of the held-out ones, at most
 GRID_SIDE = 20
 LEGEND_CLASSES = 20
-PLOT_SEED = 0
+PLOT_SEED = 0  # of the images shown, and of the samples
 DPI = 120
 SAME_LOSS = 1e-4  # relative: sums in another order differ by less
 MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
@@ -44,13 +44,14 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     model = model.cpu().eval()
-    posterior = _posterior(model, dataset)
+    shown = dataset.test.some(SHOWN_IMAGES, PLOT_SEED)
+    posterior = _posterior(model, shown, dataset)
     figures = {
-        "reconstructions": reconstructions(model, dataset),
+        "reconstructions": reconstructions(model, shown, dataset),
         "samples": samples(model, dataset.image_shape),
         "traversals": traversals(model, dataset.image_shape, posterior),
         "kl_per_latent": kl_bars(posterior),
-        "latents": latent_scatter(posterior.mean, dataset),
+        "latents": latent_scatter(posterior.mean, shown.labels, dataset.classes),
         "losses": losses(rows, autoencoder=run.config.autoencoder),
     }
     if run.config.autoencoder:  # without a posterior
@@ -66,9 +67,9 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     return paths
 
 
-def reconstructions(model: VAE, dataset: Dataset) -> Figure:
+def reconstructions(model: VAE, shown: Images, dataset: Dataset) -> Figure:
     """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
-    images = next(ordered(dataset.test, dataset, CPU))[: 3 * COLUMNS]
+    images = next(ordered(shown, dataset, CPU))[: 3 * COLUMNS]
     with torch.inference_mode():
         restored = _decode(model, model.encode(images)[0], dataset.image_shape)
     rows = []
@@ -134,7 +135,7 @@ def latent_grid(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
     return _tiles(rows, "Decoded latent plane (right: first latent, up: second; steps of equal probability)")
 
 
-def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
+def latent_scatter(means: torch.Tensor, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None) -> Figure:
     """Posterior means of held-out images, coloured by label; the first two principal components if there are more."""
     names = ("first latent", "second latent")
     if means.shape[1] > 2:
@@ -145,7 +146,7 @@ def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
         means, names = torch.cat((means, torch.zeros_like(means)), 1), (names[0], "")
     figure = Figure(figsize=(7, 6))
     axes = figure.subplots()
-    _scatter(axes, means.numpy(), dataset.test.labels, dataset.classes)
+    _scatter(axes, means.numpy(), labels, classes)
     axes.set(title="Posterior means of held-out images", xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", "datalim")  # or a latent that hardly varies would look as wide as the others
     return figure
@@ -188,7 +189,6 @@ def _scatter(
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=6)
         return
-    labels = labels[: len(points)]
     classes = np.unique(labels)
     colours = mpl.colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
@@ -205,8 +205,7 @@ def _name(label: int, names: tuple[str, ...] | None) -> str:
 
 
 @torch.inference_mode()
-def _posterior(model: VAE, dataset: Dataset) -> Posterior:
-    images = dataset.test.take(np.arange(min(SCATTER_IMAGES, len(dataset.test))))
+def _posterior(model: VAE, images: Images, dataset: Dataset) -> Posterior:
     parts = [model.encode(x) for x in ordered(images, dataset, CPU)]
     mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     return Posterior(mean, kl_per_latent(mean, log_var))

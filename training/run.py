@@ -49,6 +49,7 @@ BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safeten
 HEADER_KEY = "vaeport"
 HELDOUT = "heldout.npz"
 HELDOUT_IMAGES = 64
+HELDOUT_SEED = 0  # of their choice
 MAY_CHANGE = {"epochs", "patience", "device", "run", "data", "test_data"}  # when a run is resumed; data by its digest
 REQUIRED = {"config", "device", "model", "data", "heldout", "best", "last"}  # of run.json
 VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
@@ -150,8 +151,8 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
     run.build_model()  # before anything is written: the network may not take these images
     config.run.mkdir(parents=True, exist_ok=True)
     heldout = io.BytesIO()
-    images = min(HELDOUT_IMAGES, len(dataset.test))
-    np.savez(heldout, images=dataset.test.rows(np.arange(images)))
+    images = dataset.test.some(HELDOUT_IMAGES, HELDOUT_SEED)
+    np.savez(heldout, images=images.rows(np.arange(len(images))))
     write_atomically(config.run / HELDOUT, heldout.getvalue())
     run.describe(
         format=FORMAT,
@@ -167,7 +168,7 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
             "split": dataset.split,
         },
         heldout={
-            "images": images,
+            "images": len(images),
             "sha256": hashlib.sha256(heldout.getvalue()).hexdigest(),
         },
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},

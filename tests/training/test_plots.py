@@ -1,10 +1,18 @@
 """The pictures of a run show what their titles say."""
 
+import dataclasses
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from training import plots
+from training.config import Config
+from training.data import Images, load
 from training.plots import losses
-from training.run import Metrics
+from training.run import Metrics, open_run
 
 
 def row(epoch: int, beta: float) -> Metrics:
@@ -26,6 +34,26 @@ def test_the_negative_elbo_is_the_sum_of_its_terms_whatever_was_minimised(beta: 
     assert [np.array(line.get_ydata()).tolist() for line in axes[0].lines] == [[53.0, 28.0], [62.0, 32.0]]
     if beta != 1.0:
         assert [np.array(line.get_ydata()).tolist() for line in axes[3].lines] == [[62.0, 37.0], [68.0, 38.0]]
+
+
+def test_pictures_show_held_out_images_of_all_classes(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, dataset = open_run(digits_run), load(Config(), Path("/nowhere"))
+    assert dataset.test.labels is not None
+    by_class = dataset.test.take(np.argsort(dataset.test.labels, kind="stable"))
+    seen: list[Images] = []
+
+    def spy(_model: object, shown: Images, _dataset: object) -> Figure:
+        seen.append(shown)
+        return Figure()
+
+    monkeypatch.setattr(plots, "reconstructions", spy)
+    monkeypatch.setattr(Figure, "savefig", lambda *arguments, **options: None)
+    rows = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    plots.plot_run(run, run.load_model()[0], dataclasses.replace(dataset, test=by_class), rows)
+    labels = seen[0].labels
+    assert labels is not None
+    assert len(set(labels[:30])) >= 8  # the first 30 are of two
+    assert sorted(labels) == sorted(dataset.test.labels)
 
 
 def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:

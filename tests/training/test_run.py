@@ -43,6 +43,16 @@ def test_heldout_images_are_in_range(digits_run: Path) -> None:
     assert (images.min(), images.max()) == (0.0, 1.0)
 
 
+def test_heldout_images_are_of_all_classes_though_a_folder_has_one_after_the_other(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), 100)
+    images = np.repeat(labels[:, None, None], 16, 1).reshape(-1, 4, 4).astype(np.uint8) * 60
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    config = Config(str(tmp_path / "a.npz"), tmp_path / "run", test_fraction=0.5)
+    heldout = create_run(config, data.load(config, tmp_path), "cpu").heldout()
+    assert len(heldout) == 64
+    assert len(np.unique(heldout[:10, 0, 0, 0])) == 4
+
+
 def read_everything(path: Path) -> None:
     run = open_run(path)
     run.load_model()
