@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
+NAMED_CLASSES = 10  # in the announcement, at most
 
 
 class Stop(Exception):  # noqa: N818 - somebody asked for it
@@ -27,6 +29,8 @@ class Stop(Exception):  # noqa: N818 - somebody asked for it
 
 def main() -> int:
     """Parse the settings, train or evaluate, and return the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; standard error does so
     arguments = sys.argv[1:]
     run = Path()
     try:
@@ -115,8 +119,10 @@ def _announce(config: Config, dataset: "Dataset") -> None:
     channels, height, width = dataset.image_shape
     print(
         f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
-        f"{channels}x{height}x{width}"
+        f"{channels}x{height}x{width}{_classes_text(dataset.classes)}"
     )
+    for note in dataset.notes:
+        print(f"training: warning: {note}", file=sys.stderr)
     if dataset.split["kind"] == "own" and config.test_fraction != DEFAULTS.test_fraction:
         print(f"training: warning: {flag('test_fraction')} has no effect: these data have a test part", file=sys.stderr)
     if config.init_from is not None:
@@ -125,6 +131,13 @@ def _announce(config: Config, dataset: "Dataset") -> None:
             "and of this one do not compare",
             file=sys.stderr,
         )
+
+
+def _classes_text(classes: tuple[str, ...] | None) -> str:
+    if classes is None:
+        return ""
+    more = ", ..." if len(classes) > NAMED_CLASSES else ""
+    return f"; {len(classes)} classes: {', '.join(classes[:NAMED_CLASSES])}{more}"
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
         [f"Commit of the code: {run.description['git_commit']}"] if run.description["git_commit"] else [],
     )
     text = "\n\n".join("\n".join(section) for section in sections if section)
-    write_atomically(run.path / "report.md", f"{text}\n".encode())
+    write_atomically(run.path / "report.md", f"{text}\n".encode(errors="backslashreplace"))
 
 
 def compared(run: Run) -> list[str]:

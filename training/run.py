@@ -141,8 +141,13 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
     """Make the directory, with run.json and the held-out images.
 
     Raises:
-        RunError: something is there already, other than what a kill left of this very step.
+        RunError: something is there already, other than what a kill left of this very step; or it would lie among the
+            images, which its pictures would join.
     """
+    for name in ("data", "test_data"):
+        folder = Path(getattr(config, name) or os.devnull).resolve()
+        if folder.is_dir() and config.run.resolve().is_relative_to(folder):
+            raise RunError(f"{config.run}: lies inside the images of {flag(name)} {folder}: choose another --run")
     if config.run.exists() and not config.run.is_dir():
         raise RunError(f"{config.run}: is there already, and no directory")
     if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):

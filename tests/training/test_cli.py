@@ -92,14 +92,16 @@ def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
 def test_names_of_classes_are_no_mathematics_and_need_not_be_utf_8(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
     for number, name in enumerate((b"$x_{$", b"\\frac$ $", b"\xff")):
-        folder = tmp_path / "images" / os.fsdecode(name)
+        folder = tmp_path / os.fsdecode(b"images\xe9") / os.fsdecode(name)
         folder.mkdir(parents=True)
         for index in range(4):
             Image.fromarray(pixels[4 * number + index]).save(folder / f"{index}.png")
     done = run_training(
-        "--data", str(tmp_path / "images"), "--run", str(tmp_path / "run"), "--test-fraction", "0.5", "--epochs", "1"
+        *("--data", str(tmp_path / os.fsdecode(b"images\xe9")), "--run", str(tmp_path / "run")),
+        *("--test-fraction", "0.5", "--epochs", "1"),
     )
     assert done.returncode == 0, done.stderr
+    assert r"images\udce9: 6 images to train on, 6 to test on, 1x8x8; 3 classes: $x_{$, \frac$ $, \udcff" in done.stdout
     assert (tmp_path / "run" / "report.md").exists()
 
 

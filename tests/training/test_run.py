@@ -133,6 +133,16 @@ def test_a_run_resumes_on_its_own_device_and_never_with_fewer_epochs(copy: Path)
         check_resumable(open_run(copy), dataclasses.replace(config, epochs=1), dataset, "cpu")
 
 
+@pytest.mark.parametrize("name", ["data", "test_data"])
+def test_a_run_among_its_own_images_is_refused(tmp_path: Path, name: str) -> None:
+    config = Config(run=tmp_path / "images" / "run")
+    config = dataclasses.replace(config, **{name: str(tmp_path / "images")})  # type: ignore[arg-type]
+    (tmp_path / "images").mkdir()
+    with pytest.raises(RunError, match=f"run: lies inside the images of --{name.replace('_', '-')} .*: choose another"):
+        create_run(config, data.load(Config(), tmp_path), "cpu")
+    assert not config.run.exists()
+
+
 def test_only_one_process_trains_into_a_run(copy: Path) -> None:
     with locked(copy):
         second = locked(copy)

@@ -67,6 +67,7 @@ class Source:
         classes: the names of the labels 0, 1, ...; None where they have none.
         test: the test part that the data come with.
         binary: every pixel is 0 or 1.
+        notes: what the user should know of the loading.
     """
 
     images: Images
@@ -74,6 +75,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     test: Images | None = None
     binary: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[Images, ...]:
