@@ -123,8 +123,11 @@ def _announce(config: Config, dataset: "Dataset") -> None:
     )
     for note in dataset.notes:
         print(f"training: warning: {note}", file=sys.stderr)
-    if dataset.split["kind"] == "own" and config.test_fraction != DEFAULTS.test_fraction:
-        print(f"training: warning: {flag('test_fraction')} has no effect: these data have a test part", file=sys.stderr)
+    if dataset.split["kind"] == "own":
+        idle = {"test_fraction"} if config.binarization == "static" else {"test_fraction", "split_seed"}
+        for name in sorted(idle):
+            if getattr(config, name) != getattr(DEFAULTS, name):
+                print(f"training: warning: {flag(name)} has no effect: these data have a test part", file=sys.stderr)
     if config.init_from is not None:
         print(
             f"training: warning: starting from {config.init_from}: the latent space moves, so embeddings of that model "

@@ -52,7 +52,7 @@ def train(
         The rows of metrics.jsonl.
 
     Raises:
-        ConfigError: the warm-up is longer than the run.
+        ConfigError: the warm-up does not end before the run, or the cycles are too short.
         DivergedError: a number is not finite; the text names the tensor. The run keeps the epochs before.
         InterruptedRun: `stopping` said so; --resume goes on from that step.
         RunError: the state to resume from does not fit.
@@ -189,7 +189,7 @@ def plan_of(config: Config, dataset: Dataset) -> Plan:
     """The schedules over the steps that these data make.
 
     Raises:
-        ConfigError: a warm-up that is longer than the run.
+        ConfigError: a warm-up that does not end before the run, or cycles that are too short.
     """
     plan = Plan(config, math.ceil(len(dataset.train) / config.batch_size))
     plan.check()

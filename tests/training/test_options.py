@@ -254,7 +254,8 @@ def test_a_learned_sigma_moves_a_fixed_one_stays_and_the_analytic_one_is_that_of
             {"likelihood": "gaussian", "sigma": 0.002},
             "--sigma: expected at least 0.0025, half a grey level of 255, got",
         ),
-        ({"warmup_epochs": 3.0}, "--warmup-epochs 3 is longer than the run"),
+        ({"warmup_epochs": 3.0}, "--warmup-epochs 3 does not end before the run"),
+        ({"warmup_epochs": 2.0}, "--warmup-epochs 2 does not end before the run"),
         ({"warmup_epochs": 1.0, "warmup_steps": 1}, "--warmup-epochs and --warmup-steps are the same"),
         ({"cycles": 2, "warmup_steps": 1}, "--cycles has a warm-up of its own"),
         ({"cycles": 2, "patience": 1}, "--patience would stop within a cycle"),
@@ -283,8 +284,8 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -
 
 
 def test_a_warm_up_in_steps_that_would_not_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--warmup-steps 15 is longer than the run, which has 14 steps"):
-        run_with(tmp_path, warmup_steps=15)
+    with pytest.raises(ConfigError, match="--warmup-steps 14 does not end before the run, which has 14 steps"):
+        run_with(tmp_path, warmup_steps=14)
 
 
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -309,10 +310,30 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"crop": "pad"}, "--crop has no effect without --image-size"),
         ({"network": "linear", "hidden_dims": (3,)}, "--hidden-dims has no effect on --network linear"),
         ({"test_data": "x", "test_fraction": 0.5}, "--test-fraction has no effect beside --test-data"),
+        ({"test_data": "x", "split_seed": 5}, "--split-seed has no effect beside --test-data"),
+        ({"network": "conv", "hidden_dims": (3, 4)}, "--hidden-dims has no effect on --network conv, but for the last"),
+        (
+            {"likelihood": "gaussian", "sigma": 0.1, "init_from": Path("x")},
+            "--sigma has no effect beside --init-from: it goes on from that of the run",
+        ),
+        ({"patience": 5, "warmup_epochs": 24.0}, "--patience has no effect in a run that ends before, warm-up"),
     ],
 )
 def test_a_setting_without_effect_says_so(changes: dict[str, Any], message: str) -> None:
     assert any(message in line for line in Config(**changes).without_effect())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "conv", "hidden_dims": (3,)},
+        {"likelihood": "gaussian", "variance": "fixed", "sigma": 0.1, "init_from": Path("x")},
+        {"test_data": "x", "split_seed": 5, "binarization": "static"},
+        {"patience": 4, "warmup_epochs": 24.0},
+    ],
+)
+def test_a_setting_with_an_effect_says_nothing(changes: dict[str, Any]) -> None:
+    assert Config(**changes).without_effect() == []
 
 
 def test_the_settings_survive_run_json(tmp_path: Path) -> None:
@@ -334,6 +355,14 @@ def test_a_run_cannot_start_from_weights_that_would_mean_another_function(tmp_pa
     run_with(tmp_path / "first")
     with pytest.raises(ValueError, match="--init-from: --activation: that run has relu, this one another"):
         run_with(tmp_path / "second", activation="tanh", init_from=tmp_path / "first" / "run")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("a/photos.2023", "photos.2023"), ("a/photos.npy", "photos"), ("b.c.npz", "b.c"), ("digits", "digits")],
+)
+def test_a_run_has_the_name_of_its_data(data: str, name: str) -> None:
+    assert Config(data).with_default_run().run == Path("runs") / name
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
