@@ -1,5 +1,6 @@
 """Pictures of a run that a person would look at."""
 
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from training.batches import ordered
 from training.data import Dataset, Images
+from training.files import write_atomically
 from training.latents import active
 from training.model import VAE
 from training.objective import kl_per_latent
@@ -56,6 +58,7 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     }
     if run.config.autoencoder:  # without a posterior
         del figures["kl_per_latent"]
+        figures["traversals"] = code_traversals(model, dataset.image_shape, posterior.mean)
     if len(posterior.mean) > 1:
         figures["interpolations"] = interpolations(model, dataset, posterior)
     if model.latent_dim == 2:
@@ -63,7 +66,9 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        write_atomically(paths[-1], png.getvalue())
     return paths
 
 
@@ -100,6 +105,25 @@ def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posteri
         rows.append(_decode(model, latents, image_shape))
     names = [f"{int(latent)}: {posterior.kl[:, latent].mean():.2f}" for latent in order]
     return _tiles(rows, "Each latent from -3 to 3 (left: its number and KL in nats)", names)
+
+
+@torch.inference_mode()
+def code_traversals(model: VAE, image_shape: tuple[int, int, int], codes: torch.Tensor) -> Figure:
+    """Of an autoencoder, whose codes no prior holds: one latent at a time, by falling variance of the codes.
+
+    Each goes over three standard deviations of its codes on either side of their mean, the others stay at theirs.
+    """
+    mean, deviation = codes.mean(0), codes.std(0, correction=0)
+    order = deviation.argsort(descending=True)[:TRAVERSED_LATENTS]
+    steps = torch.linspace(-3.0, 3.0, COLUMNS + 1)  # an odd number: the mean is among them
+    rows = []
+    for latent in order:
+        latents = mean.repeat(len(steps), 1)
+        latents[:, latent] += steps * deviation[latent]
+        rows.append(_decode(model, latents, image_shape))
+    names = [f"{int(latent)}: {deviation[latent]:.2f}" for latent in order]
+    title = "Each latent over 3 standard deviations on either side of its mean (left: its number and deviation)"
+    return _tiles(rows, title, names)
 
 
 def kl_bars(posterior: Posterior) -> Figure:

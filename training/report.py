@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.alarms import collapse
+from training.alarms import collapse, unused
 from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
 from training.run import Metrics, Run
@@ -66,9 +66,10 @@ def compared(run: Run) -> list[str]:
 
 
 def collapse_of(run: Run, plan: Plan) -> str | None:
-    """The warning about the best weights, if their posterior has collapsed."""
+    """The warning about the best weights, if their posterior has collapsed, or may have."""
     best = run.description["best"]
-    return collapse(best, plan.config, best["epoch"] * plan.steps_per_epoch)
+    steps = best["epoch"] * plan.steps_per_epoch
+    return collapse(best, plan.config, steps) or unused(best, plan.config, steps)
 
 
 def _head(run: Run) -> list[str]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from training import plots
 from training.config import Config
 from training.data import Images, load
+from training.model import VAE
 from training.plots import losses
 from training.run import Metrics, open_run
 
@@ -58,3 +60,20 @@ def test_pictures_show_held_out_images_of_all_classes(digits_run: Path, monkeypa
 
 def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:
     assert [each.get_title() for each in losses([row(1, 0.0)], autoencoder=True).axes] == ["Reconstruction"]
+
+
+def test_the_traversals_of_an_autoencoder_go_by_the_spread_of_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = torch.tensor([[1.0, -20.0, 5.0], [3.0, 20.0, 5.0]])
+    asked: list[torch.Tensor] = []
+
+    def decode(_model: object, latents: torch.Tensor, shape: tuple[int, int, int]) -> plots.Pictures:
+        asked.append(latents.clone())
+        return np.zeros((len(latents), *shape), np.float32)
+
+    monkeypatch.setattr(plots, "_decode", decode)
+    figure = plots.code_traversals(VAE(16, 8, 3), (1, 4, 4), codes)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1: 20.00", "0: 1.00", "2: 0.00"]
+    first, second, third = asked
+    torch.testing.assert_close(first[[0, 5, 10]], torch.tensor([[2.0, -60.0, 5.0], [2.0, 0.0, 5.0], [2.0, 60.0, 5.0]]))
+    assert second[:, 0].tolist() == pytest.approx(np.linspace(-1.0, 5.0, 11))
+    assert (third == codes.mean(0)).all()

@@ -26,3 +26,10 @@ def test_what_is_minimised_has_a_row_where_it_is_not_the_bound(run: Run) -> None
     best = {**run.description["best"], "test_objective": 77.77}
     run.describe(best=best)
     assert "| test: what was minimised | 77.77 |" in report_of(run)
+
+
+def test_a_short_run_without_an_active_latent_is_warned_of(run: Run) -> None:
+    run.describe(best={**run.description["best"], "epoch": 2, "active_units": 0})
+    assert "**Warning:** 0 of 5 latents active after only 26 steps: too short, or collapsed" in report_of(run)
+    run.describe(best={**run.description["best"], "active_units": 1})
+    assert "Warning" not in report_of(run)

@@ -1,6 +1,7 @@
 """A run directory is read strictly: what is missing, damaged or of another shape is named."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -179,6 +180,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"):
+        write_atomically(tmp_path / "file", b"new")
 
 
 def test_files_of_the_user_in_a_run_are_left_alone(tmp_path: Path) -> None:
