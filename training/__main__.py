@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import tyro
+from typing import TYPE_CHECKING, NoReturn
 
 from training.config import DEFAULTS, Config, ConfigError, data_root, flag
 from training.errors import TrainingError
@@ -31,12 +29,17 @@ def main() -> int:
     """Parse the settings, train or evaluate, and return the exit status."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; standard error does so
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)  # while modules are imported; without an exception, which they may drop
+    import tyro
+
     arguments = sys.argv[1:]
     run = Path()
     try:
         if arguments[:1] == ["evaluate"]:
             from training.summary import evaluate_command
 
+            _interruptible()
             evaluate_command(arguments[1:], data_root())
             return 0
         config = tyro.cli(Config, prog="python -m training", args=with_recipe(arguments)).with_default_run()
@@ -46,11 +49,33 @@ def main() -> int:
     except (TrainingError, OSError) as error:
         print(f"training: error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        less = "a smaller --batch-size, --hidden-dims or --importance-samples (--samples of evaluate) needs less"
+        print(f"training: error: out of memory: {str(error).partition(chr(10))[0]}; {less}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, Stop) as stop:
         hint = "; go on with --resume" if (run / "run.json").exists() else ""
         print(f"training: stopped{hint}", file=sys.stderr)
         return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
     return 0
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _interruptible() -> None:
+    """SIGINT is a KeyboardInterrupt again, which `main` reports."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch, whose allocator on the CPU has no error of its own, found no memory."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def train_and_report(config: Config, data_root: Path) -> None:
@@ -69,6 +94,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     from training.run import check_resumable, create_run, locked, open_run
     from training.summary import finish
 
+    _interruptible()
     # Adam's moments become denormal numbers, which make some processors take half as long again. It is a setting of the
     # whole process, so main makes it, and before anything computes: threads inherit it when they are made.
     torch.set_flush_denormal(True)

@@ -8,6 +8,7 @@ from typing import Any
 from training.alarms import collapse, unused
 from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
+from training.recipe import PUBLISHED_SAMPLES
 from training.run import Metrics, Run
 from training.schedules import Plan
 
@@ -53,12 +54,20 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
 
 
 def compared(run: Run) -> list[str]:
-    """A line per number that the recipe expects: what came, in the last epoch or the evaluation, and if it fits."""
+    """A line per number that the recipe expects: what came, in the last epoch or the evaluation, and if it fits.
+
+    One line that says why, where settings of the recipe were replaced.
+    """
+    expected, replaced = run.description.get("expected", {}), run.description.get("overridden")
+    if expected and replaced:
+        return [f"not compared with the numbers of the recipe, which has other values of {', '.join(replaced)}"]
     lines = []
-    for name, (low, high) in run.description.get("expected", {}).items():
+    for name, (low, high) in expected.items():
         value = _found(run, name)
-        if value is None:
-            lines.append(f"expected {name} from {low:g} to {high:g}: not measured yet: evaluate --samples 5000 does")
+        if value is None or (name == "log_likelihood" and _samples(run) != _expected_samples(run)):
+            found = "not measured yet" if value is None else f"{value:.2f} with {_samples(run)} samples"
+            hint = f"evaluate --samples {_expected_samples(run)} compares"
+            lines.append(f"expected {name} from {low:g} to {high:g}: {found}: {hint}")
         else:
             verdict = "as expected" if low <= value <= high else "NOT as expected"
             lines.append(f"expected {name} from {low:g} to {high:g}: {value:.2f}, {verdict}")
@@ -100,6 +109,16 @@ def _losses(run: Run) -> Iterator[str]:
 def _judged_apart(best: Metrics, last: Metrics) -> bool:
     """Whether what is minimised is something else than the bound, on the test images."""
     return any(row["test_objective"] != row["test_loss"] for row in (best, last))
+
+
+def _expected_samples(run: Run) -> int:
+    return int(run.description.get("expected_samples", PUBLISHED_SAMPLES))
+
+
+def _samples(run: Run) -> int | None:
+    """Of the log-likelihood that was measured."""
+    likelihood = (run.description.get("evaluation") or {}).get("log_likelihood")
+    return likelihood["samples"] if likelihood else None
 
 
 def _found(run: Run, name: str) -> float | None:

@@ -105,6 +105,31 @@ def test_names_of_classes_are_no_mathematics_and_need_not_be_utf_8(tmp_path: Pat
     assert (tmp_path / "run" / "report.md").exists()
 
 
+def test_ctrl_c_while_pytorch_is_imported_ends_without_a_word() -> None:
+    program = """
+import importlib.abc, runpy, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["training", "--epochs", "1"]
+runpy.run_module("training", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_memory_that_is_not_there_is_one_clear_message(tmp_path: Path) -> None:
+    done = run_training("--hidden-dims", str(10**12), "--run", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("training: error: out of memory: ")
+    assert "a smaller --batch-size, --hidden-dims or --importance-samples" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["--data", "digits", "--hidden-dims", "16", "--run", str(run)]
