@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from training.errors import TrainingError
 
@@ -315,12 +316,31 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
         where: the file they came from, for errors.
 
     Raises:
-        ConfigError: a name that is no setting.
+        ConfigError: a name that is no setting, or a value of another type.
     """
     check_names(values, where)
+    kinds = {field.name: field.type for field in fields(Config)}
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            expected = getattr(kinds[name], "__name__", str(kinds[name])).replace("typing.", "")
+            raise ConfigError(f"{where}: {name}: expected {expected}, got {value!r}")
     paths = {name: Path(values[name]) for name in ("run", "init_from") if values.get(name) is not None}
     tuples: dict[str, Any] = {name: tuple(values[name]) for name in ("hidden_dims", "lr_milestones") if name in values}
     return Config(**{**values, **paths, **tuples})
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON or TOML is of the type of a field: a path is text, and a whole number a float."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (UnionType, Union):  # Union is what `Literal[...] | None` makes
+        return any(_fits(value, each) for each in arguments)
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (str if kind is Path else kind)
 
 
 def words(name: str, value: object) -> list[str]:

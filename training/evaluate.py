@@ -100,6 +100,7 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
     """
     options.check()
     run = open_run(options.run)
+    run.check_finished()
     config = run.config
     if config.autoencoder and options.samples:
         raise ConfigError("--samples: the run is a plain autoencoder: it has no posterior, and so no log-likelihood")

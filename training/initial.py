@@ -82,6 +82,7 @@ def _load(model: VAE, config: Config) -> None:
     """The best weights of another run. An optimum for one data set is a start for another; the moments are not."""
     assert config.init_from is not None
     run = open_run(config.init_from)
+    run.check_finished()
     for name in ("network", "activation", "likelihood"):
         if getattr(run.config, name) != getattr(config, name):
             raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one another")

@@ -85,7 +85,7 @@ def reconstructions(model: VAE, shown: Images, dataset: Dataset) -> Figure:
 
 @torch.inference_mode()
 def interpolations(model: VAE, dataset: Dataset, posterior: Posterior) -> Figure:
-    """From the posterior mean of a held-out image to that of the next but a few, in equal steps along the line."""
+    """From the posterior mean of one held-out image to that of another, in equal steps along the line."""
     pairs = min(INTERPOLATIONS, len(posterior.mean) // 2)
     steps = torch.linspace(0.0, 1.0, COLUMNS)[:, None]
     rows = []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import Config, ConfigError, check_names, config_from_json, flag, words
+from training.config import Config, ConfigError, config_from_json, flag, words
 
 FLAG = "--recipe"
 SAMPLES = "samples"
@@ -29,13 +29,14 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     """The command line with the settings of its --recipe, if it has one, put before the rest, which therefore wins.
 
     Raises:
-        ConfigError: the file is missing, no TOML, or has a name that is no setting, or an expectation that is no range.
+        ConfigError: the file is missing, no TOML, or has a name that is no setting, a value of another type, or an
+            expectation that is no range.
     """
     path = _path_in(arguments)
     if path is None:
         return list(arguments)
     settings = _read(path)["settings"]
-    check_names(settings, path)
+    config_from_json(settings, str(path))  # raises for what is no setting, or none of its values
     expected(path)  # looked at when the run is over: better to hear now that it is broken
     return [word for name, value in settings.items() for word in words(name, value)] + list(arguments)
 

@@ -75,6 +75,11 @@ class Run:
         """The settings it was made with."""
         return config_from_json(self.description["config"], str(self.path / "run.json"))
 
+    def check_finished(self) -> None:
+        """Raise RunError for a run that was stopped within its first epoch: it has no weights to use."""
+        if self.description["best"] is None:
+            raise RunError(f"{self.path}: no epoch is finished yet; go on with it by --resume")
+
     def build_model(self) -> VAE:
         """A model of this run's kind and shape, with fresh weights.
 

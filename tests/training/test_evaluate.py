@@ -112,6 +112,12 @@ def test_data_that_have_moved_are_found_where_they_are(tmp_path: Path, capsys: p
     assert evaluated(config.run, data=new, test_data=test)["images"] == 30
 
 
+def test_a_run_without_a_finished_epoch_has_nothing_to_measure(run: Path) -> None:
+    open_run(run).describe(best=None, last=None)
+    with pytest.raises(RunError, match="no epoch is finished yet; go on with it by --resume"):
+        evaluated(run)
+
+
 def test_data_to_test_on_are_those_of_a_run_that_had_some(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"--test-data: .* was made without"):
         evaluated(run, test_data="b.npy")

@@ -344,6 +344,29 @@ def test_the_settings_survive_run_json(tmp_path: Path) -> None:
         config_from_json({"colour": 1}, "run.json")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"latent_dim": "20"}, "run.json: latent_dim: expected int, got '20'"),
+        ({"lr": "1e-3"}, "run.json: lr: expected float, got '1e-3'"),
+        ({"autoencoder": 1}, "run.json: autoencoder: expected bool, got 1"),
+        ({"hidden_dims": [4, "5"]}, r"run.json: hidden_dims: expected tuple, got \[4, '5'\]"),
+        ({"network": "cnn"}, "run.json: network: expected Literal.*, got 'cnn'"),
+        ({"channels": 2}, "run.json: channels: expected .*, got 2"),
+        ({"run": None}, "run.json: run: expected Path, got None"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from_json(values, "run.json")
+
+
+def test_every_setting_is_of_its_own_type() -> None:
+    for config in (SMALL, Config(capacity=2.0, channels=3, image_size=4, lr_milestones=(1,), init_from=Path("x"))):
+        assert config_from_json(config.to_json(), "run.json") == config
+    assert config_from_json({"warmup_epochs": 2, "capacity": 25}, "run.json").capacity == 25
+
+
 def test_the_command_line_of_a_run_makes_it_again() -> None:
     import tyro
 
