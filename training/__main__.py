@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
+AGREED_STEPS = 10  # of several processes, between two questions whether to stop
 NAMED_CLASSES = 10  # in the announcement, at most
 
 
@@ -57,7 +58,8 @@ def main() -> int:
         return 1
     except (KeyboardInterrupt, Stop) as stop:
         hint = "; go on with --resume" if (run / "run.json").exists() else ""
-        print(f"training: stopped{hint}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one talks
+            print(f"training: stopped{hint}", file=sys.stderr)
         return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
     return 0
 
@@ -108,7 +110,8 @@ def train_and_report(config: Config, data_root: Path) -> None:
         dataset = _load(config, data_root, processes)
         if not processes.leads:
             processes.wait()  # for the run directory
-            train(config, dataset, open_run(config.run), device, processes)
+            with _stop_requests(processes) as stopping:
+                train(config, dataset, open_run(config.run), device, processes, stopping)
             processes.wait()  # for the report: who leaves first takes the connections of the others along
             return
         plan = plan_of(config, dataset)
@@ -120,7 +123,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
         check_resumable(run, config, dataset, device.type)
         with locked(run.path):
             remove_leftovers(run.path)
-            run.describe(config=config.to_json())  # of which resuming may change the epochs
+            run.describe(config=config.to_json(), processes=processes.count)  # which resuming may change in part
             processes.wait()
             _announce(config, dataset)
             with _stop_requests(processes) as stopping:
@@ -173,26 +176,32 @@ def _classes_text(classes: tuple[str, ...] | None) -> str:
 def _stop_requests(processes: "Processes") -> Iterator[Callable[[], bool]]:
     """Whether SIGINT or SIGTERM has asked to stop after the step in progress; a second one ends at once.
 
-    Of several processes each would stop at another step and wait for the others for ever: they end at once and keep the
-    last finished epoch.
+    Several processes agree on a step every AGREED_STEPS, or they would wait for each other for ever. Each may get the
+    signal twice, from the terminal and from torchrun, which kills those that take too long.
     """
     from training.loop import InterruptedRun
 
     received: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
-        if received:
+        if received and processes.count == 1:
             raise KeyboardInterrupt(number)
         received.append(number)
 
-    if processes.count > 1:
-        yield lambda: False
-        return
+    calls = 0
+
+    def stopping() -> bool:
+        nonlocal calls
+        calls += 1
+        if processes.count == 1:
+            return bool(received)
+        return calls % AGREED_STEPS == 0 and processes.any(bool(received))
+
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(received)
+        yield stopping
     except InterruptedRun:
-        raise Stop(received[0]) from None
+        raise Stop(received[0] if received else signal.SIGINT) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -46,7 +46,7 @@ def train(
     Args:
         config, dataset, run, device: what, on what, into what, where.
         processes: that train together; the leading one writes.
-        stopping: asked after each step.
+        stopping: asked after each step and each epoch; processes must be told the same.
 
     Returns:
         The rows of metrics.jsonl.
@@ -69,7 +69,8 @@ def train(
             except InterruptedRun:
                 if bad := checkpoint.not_finite(state):
                     raise _diverged(bad, step, plan, run, pixels) from None
-                checkpoint.save(state, run, plan)
+                if processes.leads:
+                    checkpoint.save(state, run, plan)
                 raise
             row |= evaluate(state.model, dataset.test, dataset, step.objective, config.beta, config.capacity)
             row = processes.agreed(row)

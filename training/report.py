@@ -46,7 +46,7 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
             *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
         ],
         [f"![{path.stem}]({path.relative_to(run.path).as_posix()})" for path in pictures],
-        ["Again:", "", f"    python -m training {shlex.join(run.config.arguments())}"],
+        ["Again:", "", f"    {_program(run)} training {shlex.join(run.config.arguments())}"],
         [f"Commit of the code: {run.description['git_commit']}"] if run.description["git_commit"] else [],
     )
     text = "\n\n".join("\n".join(section) for section in sections if section)
@@ -113,6 +113,12 @@ def _judged_apart(best: Metrics, last: Metrics) -> bool:
 
 def _expected_samples(run: Run) -> int:
     return int(run.description.get("expected_samples", PUBLISHED_SAMPLES))
+
+
+def _program(run: Run) -> str:
+    """What runs a module, in as many processes as the run had."""
+    processes = run.description.get("processes", 1)
+    return "python -m" if processes == 1 else f"torchrun --nproc-per-node {processes} -m --"
 
 
 def _samples(run: Run) -> int | None:
