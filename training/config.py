@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from training.errors import TrainingError
 
@@ -332,6 +332,8 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
 def _fits(value: object, kind: Any) -> bool:
     """Whether a value out of JSON or TOML is of the type of a field: a path is text, and a whole number a float."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
     if origin is Literal:
         return value in arguments
     if origin in (UnionType, Union):  # Union is what `Literal[...] | None` makes
