@@ -5,10 +5,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import tyro
+from typing import TYPE_CHECKING, NoReturn
 
 from training.config import DEFAULTS, Config, ConfigError, data_root, flag
 from training.errors import TrainingError
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
+AGREED_STEPS = 10  # of several processes, between two questions whether to stop
+NAMED_CLASSES = 10  # in the announcement, at most
 
 
 class Stop(Exception):  # noqa: N818 - somebody asked for it
@@ -27,12 +28,19 @@ class Stop(Exception):  # noqa: N818 - somebody asked for it
 
 def main() -> int:
     """Parse the settings, train or evaluate, and return the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; standard error does so
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)  # while modules are imported; without an exception, which they may drop
+    import tyro
+
     arguments = sys.argv[1:]
     run = Path()
     try:
         if arguments[:1] == ["evaluate"]:
             from training.summary import evaluate_command
 
+            _interruptible()
             evaluate_command(arguments[1:], data_root())
             return 0
         config = tyro.cli(Config, prog="python -m training", args=with_recipe(arguments)).with_default_run()
@@ -42,11 +50,34 @@ def main() -> int:
     except (TrainingError, OSError) as error:
         print(f"training: error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        less = "a smaller --batch-size, --hidden-dims or --importance-samples (--samples of evaluate) needs less"
+        print(f"training: error: out of memory: {str(error).partition(chr(10))[0]}; {less}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, Stop) as stop:
         hint = "; go on with --resume" if (run / "run.json").exists() else ""
-        print(f"training: stopped{hint}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one talks
+            print(f"training: stopped{hint}", file=sys.stderr)
         return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
     return 0
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _interruptible() -> None:
+    """SIGINT is a KeyboardInterrupt again, which `main` reports."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch, whose allocator on the CPU has no error of its own, found no memory."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def train_and_report(config: Config, data_root: Path) -> None:
@@ -59,11 +90,13 @@ def train_and_report(config: Config, data_root: Path) -> None:
     import torch  # not at the top: --help needs neither it nor matplotlib
 
     from training.files import remove_leftovers
+    from training.initial import check_start
     from training.loop import choose_device, plan_of, train
     from training.processes import ALONE, joined
     from training.run import check_resumable, create_run, locked, open_run
     from training.summary import finish
 
+    _interruptible()
     # Adam's moments become denormal numbers, which make some processors take half as long again. It is a setting of the
     # whole process, so main makes it, and before anything computes: threads inherit it when they are made.
     torch.set_flush_denormal(True)
@@ -77,17 +110,20 @@ def train_and_report(config: Config, data_root: Path) -> None:
         dataset = _load(config, data_root, processes)
         if not processes.leads:
             processes.wait()  # for the run directory
-            train(config, dataset, open_run(config.run), device, processes)
+            with _stop_requests(processes) as stopping:
+                train(config, dataset, open_run(config.run), device, processes, stopping)
             processes.wait()  # for the report: who leaves first takes the connections of the others along
             return
         plan = plan_of(config, dataset)
         for line in config.without_effect():
             print(f"training: warning: {line}", file=sys.stderr)
+        if not config.resume:
+            check_start(config, dataset)
         run = open_run(config.run) if config.resume else create_run(config, dataset, device.type)
         check_resumable(run, config, dataset, device.type)
         with locked(run.path):
             remove_leftovers(run.path)
-            run.describe(config=config.to_json())  # of which resuming may change the epochs
+            run.describe(config=config.to_json(), processes=processes.count)  # which resuming may change in part
             processes.wait()
             _announce(config, dataset)
             with _stop_requests(processes) as stopping:
@@ -112,10 +148,15 @@ def _announce(config: Config, dataset: "Dataset") -> None:
     channels, height, width = dataset.image_shape
     print(
         f"{config.data}: {len(dataset.train)} images to train on, {len(dataset.test)} to test on, "
-        f"{channels}x{height}x{width}"
+        f"{channels}x{height}x{width}{_classes_text(dataset.classes)}"
     )
-    if dataset.split["kind"] == "own" and config.test_fraction != DEFAULTS.test_fraction:
-        print(f"training: warning: {flag('test_fraction')} has no effect: these data have a test part", file=sys.stderr)
+    for note in dataset.notes:
+        print(f"training: warning: {note}", file=sys.stderr)
+    if dataset.split["kind"] == "own":
+        idle = {"test_fraction"} if config.binarization == "static" else {"test_fraction", "split_seed"}
+        for name in sorted(idle):
+            if getattr(config, name) != getattr(DEFAULTS, name):
+                print(f"training: warning: {flag(name)} has no effect: these data have a test part", file=sys.stderr)
     if config.init_from is not None:
         print(
             f"training: warning: starting from {config.init_from}: the latent space moves, so embeddings of that model "
@@ -124,30 +165,43 @@ def _announce(config: Config, dataset: "Dataset") -> None:
         )
 
 
+def _classes_text(classes: tuple[str, ...] | None) -> str:
+    if classes is None:
+        return ""
+    more = ", ..." if len(classes) > NAMED_CLASSES else ""
+    return f"; {len(classes)} classes: {', '.join(classes[:NAMED_CLASSES])}{more}"
+
+
 @contextmanager
 def _stop_requests(processes: "Processes") -> Iterator[Callable[[], bool]]:
     """Whether SIGINT or SIGTERM has asked to stop after the step in progress; a second one ends at once.
 
-    Of several processes each would stop at another step and wait for the others for ever: they end at once and keep the
-    last finished epoch.
+    Several processes agree on a step every AGREED_STEPS, or they would wait for each other for ever. Each may get the
+    signal twice, from the terminal and from torchrun, which kills those that take too long.
     """
     from training.loop import InterruptedRun
 
     received: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
-        if received:
+        if received and processes.count == 1:
             raise KeyboardInterrupt(number)
         received.append(number)
 
-    if processes.count > 1:
-        yield lambda: False
-        return
+    calls = 0
+
+    def stopping() -> bool:
+        nonlocal calls
+        calls += 1
+        if processes.count == 1:
+            return bool(received)
+        return calls % AGREED_STEPS == 0 and processes.any(bool(received))
+
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(received)
+        yield stopping
     except InterruptedRun:
-        raise Stop(received[0]) from None
+        raise Stop(received[0] if received else signal.SIGINT) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -24,6 +24,13 @@ def collapse(row: Metrics, config: Config, steps: int) -> str | None:
     )
 
 
+def unused(row: Metrics, config: Config, steps: int) -> str | None:
+    """What to say at the end about latents of which none is in use, after too few steps for `collapse` to judge."""
+    if config.autoencoder or row["active_units"] or steps >= SETTLING_STEPS:
+        return None
+    return f"0 of {config.latent_dim} latents active after only {steps} steps: too short, or collapsed"
+
+
 def _remedies(config: Config) -> list[str]:
     remedies = [f"a lower --beta than {config.beta:g}"] if config.beta > 1.0 else []
     if not (config.warmup_epochs or config.warmup_steps or config.cycles):

@@ -59,6 +59,11 @@ def save(state: State, run: Run, plan: Plan) -> None:
         _write_derived(state, run, plan)
 
 
+def not_finite(state: State) -> list[str]:
+    """The tensors of the state that are not finite, by name: weights, the optimiser's moments, sums."""
+    return [name for name, tensor in _tensors(state).items() if not torch.isfinite(tensor).all()]
+
+
 def restore(state: State, run: Run, plan: Plan, *, leads: bool) -> None:
     """Fill a fresh `state` with the run's.
 

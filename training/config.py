@@ -1,11 +1,13 @@
 """The settings of a run: one frozen object, made once in `main`; the text of each field is its --help."""
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from training.errors import TrainingError
 
@@ -96,13 +98,14 @@ class Config:
     """Weight of the KL term. Evaluations always use 1."""
 
     warmup_epochs: float = 0.0
-    """Epochs over which beta, or the capacity, rises linearly from 0. Not longer than the run."""
+    """Epochs over which beta, or the capacity, rises linearly from 0. It must end before the run."""
 
     warmup_steps: int = 0
     """The same in steps."""
 
     cycles: int = 0
-    """Start beta from 0 again this often, in equal parts of the run: it rises linearly in the first half of each."""
+    """Start beta from 0 again this often, in equal parts of the run, each of 4 steps at least: it rises linearly in the
+    first half of each."""
 
     free_bits: float = 0.0
     """Nats of KL per latent that cost nothing, as a mean over the batch."""
@@ -136,7 +139,8 @@ class Config:
     """Added to the root of Adam's second moment."""
 
     patience: int = 0
-    """Stop after so many epochs without a lower test loss, once the warm-up is over; 0 never stops."""
+    """Stop after so many epochs in which what is minimised reaches no lower value on the test images, once the warm-up
+    is over; 0 never stops."""
 
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of matrix products and convolutions; tf32 needs CUDA."""
@@ -157,9 +161,9 @@ class Config:
         """The same, with `run` filled in; ConfigError if the data have no name to give it."""
         if self.run != Path():
             return self
-        if Path(self.data).stem in ("", ".."):
+        if _name_of(self.data) in ("", ".."):
             raise ConfigError(f"--run: {self.data!r} gives the run no name; name it")
-        return replace(self, run=Path("runs") / Path(self.data).stem)
+        return replace(self, run=Path("runs") / _name_of(self.data))
 
     def check(self) -> None:
         """Raise ConfigError for a number outside its range, or settings that exclude each other."""
@@ -170,19 +174,31 @@ class Config:
 
     def without_effect(self) -> list[str]:
         """The flags that were given and change nothing beside the others, each with the reason."""
-        gaussian, mlp = self.likelihood == "gaussian", self.network != "linear"
+        gaussian, hidden = self.likelihood == "gaussian", self.network != "linear"
+        several = self.network == "conv" and len(self.hidden_dims) > 1
+        started = self.init_from is not None
+        other_test = bool(self.test_data)
+        judged_from = math.ceil(self.warmup_epochs) + 1  # the first epoch that --patience counts from
         reasons = (
             ("variance", gaussian, "without --likelihood gaussian"),
             ("sigma", gaussian and self.variance != "analytic", "but for a learned or fixed --variance of a Gaussian"),
-            ("hidden_dims", mlp, "on --network linear"),
-            ("activation", mlp, "on --network linear"),
+            (
+                "sigma",
+                not (started and self.variance == "learned"),
+                "beside --init-from: it goes on from that of the run",
+            ),
+            ("hidden_dims", hidden, "on --network linear"),
+            ("hidden_dims", not several, "on --network conv, but for the last"),
+            ("activation", hidden, "on --network linear"),
             ("gamma", self.capacity is not None, "without --capacity"),
             ("lr_milestones", self.lr_schedule == "steps", "without --lr-schedule steps"),
             ("lr_milestones", max(self.lr_milestones, default=0) < self.epochs, "after the last of --epochs"),
             ("lr_decay", self.lr_schedule == "steps", "without --lr-schedule steps"),
             ("crop", self.image_size is not None, "without --image-size"),
-            ("test_fraction", not self.test_data, "beside --test-data"),
-            ("init", self.init_from is None, "beside --init-from"),
+            ("test_fraction", not other_test, "beside --test-data"),
+            ("split_seed", not other_test or self.binarization == "static", "beside --test-data"),
+            ("init", not started, "beside --init-from"),
+            ("patience", judged_from + self.patience < self.epochs, "in a run that ends before, warm-up included"),
         )
         return [
             f"{flag(name)} has no effect {reason}"
@@ -264,7 +280,7 @@ class Config:
             (self.autoencoder and (self.beta != 1.0 or warmup or self.cycles), "--autoencoder has no KL term to weigh"),
             (self.autoencoder and (self.free_bits or self.capacity is not None), "--autoencoder has no KL term"),
             (self.likelihood == "gaussian" and self.binarization != "none", "binary pixels are not Gaussian"),
-            (self.warmup_epochs > self.epochs, f"--warmup-epochs {self.warmup_epochs:g} is longer than the run"),
+            (self.warmup_epochs >= self.epochs, f"--warmup-epochs {self.warmup_epochs:g} does not end before the run"),
             (self.precision == "tf32" and self.device == "cpu", "--precision tf32 is of CUDA"),
         )
         for wrong, message in excluded:
@@ -300,12 +316,33 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
         where: the file they came from, for errors.
 
     Raises:
-        ConfigError: a name that is no setting.
+        ConfigError: a name that is no setting, or a value of another type.
     """
     check_names(values, where)
+    kinds = {field.name: field.type for field in fields(Config)}
+    for name, value in values.items():
+        if not _fits(value, kinds[name]):
+            expected = getattr(kinds[name], "__name__", str(kinds[name])).replace("typing.", "")
+            raise ConfigError(f"{where}: {name}: expected {expected}, got {value!r}")
     paths = {name: Path(values[name]) for name in ("run", "init_from") if values.get(name) is not None}
     tuples: dict[str, Any] = {name: tuple(values[name]) for name in ("hidden_dims", "lr_milestones") if name in values}
     return Config(**{**values, **paths, **tuples})
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON or TOML is of the type of a field: a path is text, and a whole number a float."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
+    if origin is Literal:
+        return value in arguments
+    if origin in (UnionType, Union):  # Union is what `Literal[...] | None` makes
+        return any(_fits(value, each) for each in arguments)
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (str if kind is Path else kind)
 
 
 def words(name: str, value: object) -> list[str]:
@@ -315,6 +352,12 @@ def words(name: str, value: object) -> list[str]:
     if isinstance(value, list):
         return [flag(name), *map(str, value)]
     return [flag(name), str(value)]
+
+
+def _name_of(data: str) -> str:
+    """Of a data set or a path, without the suffix of an array; a dot in the name of a folder starts no suffix."""
+    path = Path(data)
+    return path.stem if path.suffix in (".npy", ".npz") else path.name
 
 
 def _plain(value: object) -> object:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from training.batches import ordered
 from training.config import ConfigError
 from training.data import Dataset, load
-from training.errors import RunError
+from training.errors import DataError, RunError
 from training.evaluation import Evaluation, evaluate_model
 from training.loop import choose_device
 from training.run import BEST, LAST, Run, locked, open_run
@@ -37,6 +37,12 @@ class EvaluateOptions:
 
     run: tyro.conf.Positional[Path]
     """The run directory."""
+
+    data: str = ""
+    """Where the data of the run lie by now; without it, where they were. They must be the same."""
+
+    test_data: str = ""
+    """The same for those of --test-data."""
 
     samples: int = 0
     """Latents per image for the importance-weighted log-likelihood, 5000 in the papers; 0 leaves it out."""
@@ -89,14 +95,19 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: an option outside its range, or a log-likelihood where there is none.
+        DataError: the data are not there, or cannot be read.
         RunError: the run cannot be read, or was made with other data.
     """
     options.check()
     run = open_run(options.run)
+    run.check_finished()
     config = run.config
     if config.autoencoder and options.samples:
         raise ConfigError("--samples: the run is a plain autoencoder: it has no posterior, and so no log-likelihood")
-    dataset = data_of(run, data_root)
+    try:
+        dataset = data_of(run, data_root, data=options.data, test_data=options.test_data)
+    except DataError as error:
+        raise DataError(f"{error} (if the data of the run have moved, --data and --test-data say where)") from error
     if setting_of(run) == "grey" and options.samples and not options.grey_log_likelihood:
         raise ConfigError(
             "--samples: the targets of this run are grey pixels: importance weighting gives the likelihood of nothing; "
@@ -110,16 +121,26 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
     return result
 
 
-def data_of(run: Run, data_root: Path) -> Dataset:
+def data_of(run: Run, data_root: Path, *, data: str = "", test_data: str = "") -> Dataset:
     """The data of a run, loaded again.
 
+    Args:
+        run: says which.
+        data_root: where the named data sets lie.
+        data, test_data: where the data lie by now, if they have moved.
+
     Raises:
+        ConfigError: data to test on for a run that had none apart.
         DataError: they are not there, or cannot be read.
         RunError: they are other data now.
     """
-    dataset = load(run.config, data_root)
+    config = run.config
+    if test_data and not config.test_data:
+        raise ConfigError(f"--test-data: {run.path} was made without")
+    moved = replace(config, data=data or config.data, test_data=test_data or config.test_data)
+    dataset = load(moved, data_root)
     if dataset.digest != run.description["data"]["digest"]:
-        raise RunError(f"{run.path}: {run.config.data} is not what it was when the run was made: its digest differs")
+        raise RunError(f"{run.path}: {moved.data} is not what it was when the run was made: its digest differs")
     return dataset
 
 

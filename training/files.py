@@ -11,8 +11,17 @@ TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as mkstemp names them below
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary sibling, flush it to the disk, and rename it to `path`.
 
-    A process killed at any moment leaves the old file or the new one, never a part.
+    A process killed at any moment leaves the old file or the new one, never a part. An OSError names `path`.
     """
+    try:
+        _write(path, data)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk has no name, nor has a temporary
+
+
+def _write(path: Path, data: bytes) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

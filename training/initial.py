@@ -11,10 +11,11 @@ from training.data import Dataset
 from training.errors import RunError
 from training.model import VAE
 from training.networks import glorot
-from training.run import BEST, Run, check_tensors, open_run, read_tensors
+from training.run import BEST, Run, check_tensors, open_run, planned_run, read_tensors
 
 MEAN_CLIP = 1e-3  # of a pixel's mean before its logit: a pixel that is always 0 must not start at minus infinity
 LOG_SIGMA = "likelihood.log_sigma"
+BATCHES = "likelihood.batches"  # that an analytic variance is the mean of
 
 
 def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.device, *, weights: bool = True) -> State:
@@ -49,6 +50,12 @@ def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.devi
     )
 
 
+def check_start(config: Config, dataset: Dataset) -> None:
+    """Raise RunError if --init-from is no run to start from: before a run is made, which would be in the way."""
+    if config.init_from is not None:
+        _load(planned_run(config, dataset).build_model(), config)
+
+
 def streams(seed: int) -> tuple[int, int, int]:
     """Three seeds from one, for generators that must not draw the same numbers: weights, order of the images, noise."""
     first, second, third = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
@@ -75,15 +82,21 @@ def _load(model: VAE, config: Config) -> None:
     """The best weights of another run. An optimum for one data set is a start for another; the moments are not."""
     assert config.init_from is not None
     run = open_run(config.init_from)
+    run.check_finished()
     for name in ("network", "activation", "likelihood"):
         if getattr(run.config, name) != getattr(config, name):
             raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one another")
     path = run.path / BEST
     tensors, _ = read_tensors(path)
-    if config.variance == "fixed" and LOG_SIGMA in tensors:
-        tensors[LOG_SIGMA] = model.state_dict().get(LOG_SIGMA, tensors[LOG_SIGMA])  # --sigma is a setting, no weight
+    own = model.state_dict()
+    if config.variance == "fixed" and LOG_SIGMA in own:
+        tensors[LOG_SIGMA] = own[LOG_SIGMA]  # --sigma is a setting, no weight
+    if BATCHES in own:
+        tensors.setdefault(BATCHES, own[BATCHES])
+    else:
+        tensors.pop(BATCHES, None)
     try:
-        check_tensors(path, tensors, model.state_dict())
+        check_tensors(path, tensors, own)
     except RunError as error:
         raise RunError(f"--init-from: another network, or images of another shape: {error}") from error
     model.load_state_dict(tensors)

@@ -19,6 +19,7 @@ ACTIVE_VARIANCE = 0.01  # Burda et al., arXiv 1509.00519, section 5.2
 AGGREGATE_IMAGES = 10_000
 AGGREGATE_BLOCK = 500  # draws that are compared with all posteriors at a time: 40 MB
 PROBE_ITERATIONS = 1000
+NUMBERED_IMAGES = 20  # labels of fewer images say nothing about what they are
 
 Labels = NDArray[np.int64]
 
@@ -100,8 +101,11 @@ def linear_probe(train_mu: Tensor, train_labels: Labels, mu: Tensor, labels: Lab
     known, train_known = labels >= 0, train_labels >= 0
     if not known.any() or not train_known.any():
         return LinearProbe(reason="no image has a label")
-    if len(np.unique(train_labels[train_known])) < 2:
+    classes = len(np.unique(train_labels[train_known]))
+    if classes < 2:
         return LinearProbe(reason="all labels are the same")
+    if classes > max(NUMBERED_IMAGES, train_known.sum()) / 2:
+        return LinearProbe(reason=f"{classes} labels of {train_known.sum()} images are numbers, not classes")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=PROBE_ITERATIONS))
     classifier.fit(train_mu.double().numpy()[train_known], train_labels[train_known])
     return LinearProbe(

@@ -25,6 +25,7 @@ from training.run import STATE, Metrics, Run
 from training.schedules import Plan, Rates
 from training.step import CapturedStep, Step
 
+NAMED = 10  # numbers or tensors in an error, at most
 RESIDENT_SHARE = 0.5  # of a GPU's free memory, at most, for the training images
 
 
@@ -45,13 +46,13 @@ def train(
     Args:
         config, dataset, run, device: what, on what, into what, where.
         processes: that train together; the leading one writes.
-        stopping: asked after each step.
+        stopping: asked after each step and each epoch; processes must be told the same.
 
     Returns:
         The rows of metrics.jsonl.
 
     Raises:
-        ConfigError: the warm-up is longer than the run.
+        ConfigError: the warm-up does not end before the run, or the cycles are too short.
         DivergedError: a number is not finite; the text names the tensor. The run keeps the epochs before.
         InterruptedRun: `stopping` said so; --resume goes on from that step.
         RunError: the state to resume from does not fit.
@@ -66,11 +67,15 @@ def train(
             try:
                 row = _train_epoch(state, take, plan, dataset, pixels, stopping)
             except InterruptedRun:
-                checkpoint.save(state, run, plan)
+                if bad := checkpoint.not_finite(state):
+                    raise _diverged(bad, step, plan, run, pixels) from None
+                if processes.leads:
+                    checkpoint.save(state, run, plan)
                 raise
             row |= evaluate(state.model, dataset.test, dataset, step.objective, config.beta, config.capacity)
             row = processes.agreed(row)
-            _check_finite(row, step, plan, run, pixels)
+            if bad := [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]:
+                raise _diverged(bad, step, plan, run, pixels)
             state.finish_epoch(row)
             if processes.leads:
                 checkpoint.save(state, run, plan)
@@ -91,37 +96,47 @@ def _train_epoch(
     """One pass over the images, in a new order, or the rest of one. The losses are those of the steps as taken."""
     state.model.train()
     started = time.perf_counter() - state.seconds
-    for batch, rates in _steps(state, plan, dataset, pixels):
+    for batch in _batches_left(state, plan, dataset, pixels):
+        rates = _rates(state, plan)
+        _set_learning_rate(state.optimizer, rates.lr)
         take(batch, rates)
         state.step += 1
         if stopping() and state.step < plan.steps_per_epoch:
             state.seconds = time.perf_counter() - started
             raise InterruptedRun
     loss, reconstruction, kl = (state.sums / len(dataset.train)).tolist()  # waits for the device
+    last = plan.at((state.epoch + 1) * plan.steps_per_epoch - 1)
     row = {
         "epoch": state.epoch + 1,
         "train_loss": loss,
         "reconstruction": reconstruction,
         "kl": kl,
-        "beta": float(rates.beta),
-        "lr": rates.lr,
+        "beta": float(last.beta),
+        "lr": last.lr,
         "seconds": time.perf_counter() - started,
     }
-    return row if rates.capacity is None else {**row, "capacity": float(rates.capacity)}
+    return row if last.capacity is None else {**row, "capacity": float(last.capacity)}
 
 
-def _steps(state: State, plan: Plan, dataset: Dataset, pixels: Tensor | None) -> Iterator[tuple[Tensor, Rates]]:
-    """The batches and rates of the steps that are left of an epoch."""
+def _batches_left(state: State, plan: Plan, dataset: Dataset, pixels: Tensor | None) -> Iterator[Tensor]:
+    """The batches of the steps that are left of an epoch, on the device."""
     batch_size = plan.config.batch_size
     order = torch.randperm(len(dataset.train), generator=state.order)[state.step * batch_size :]
-    group = state.optimizer.param_groups[0]
     for batch in shuffled(dataset.train, pixels, order, batch_size):
-        rates = plan.at(state.epoch * plan.steps_per_epoch + state.step)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rates.lr)
-        else:
-            group["lr"] = rates.lr
-        yield batch.to(state.sums.device), rates
+        yield batch.to(state.sums.device)
+
+
+def _rates(state: State, plan: Plan) -> Rates:
+    """Of the next step."""
+    return plan.at(state.epoch * plan.steps_per_epoch + state.step)
+
+
+def _set_learning_rate(optimizer: torch.optim.Adam, rate: float) -> None:
+    group = optimizer.param_groups[0]
+    if isinstance(group["lr"], Tensor):  # which a captured graph reads
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 @torch.inference_mode()
@@ -175,7 +190,7 @@ def plan_of(config: Config, dataset: Dataset) -> Plan:
     """The schedules over the steps that these data make.
 
     Raises:
-        ConfigError: a warm-up that is longer than the run.
+        ConfigError: a warm-up that does not end before the run, or cycles that are too short.
     """
     plan = Plan(config, math.ceil(len(dataset.train) / config.batch_size))
     plan.check()
@@ -201,8 +216,9 @@ def early_stop(plan: Plan, rows: list[Metrics]) -> str | None:
     if last["epoch"] - best["epoch"] < plan.config.patience:
         return None
     return (
-        f"stopped after epoch {last['epoch']:g}: no test loss below {best['test_objective']:.2f} nats, "
-        f"that of epoch {best['epoch']:g}, for {plan.config.patience} epochs"
+        f"stopped after epoch {last['epoch']:g}: what is minimised did not fall below "
+        f"{best['test_objective']:.2f} nats on the test images, that of epoch {best['epoch']:g}, for "
+        f"{plan.config.patience} epochs"
     )
 
 
@@ -235,16 +251,13 @@ def _resident(images: Images, device: torch.device) -> Tensor | None:
     return torch.tensor(images.pixels, device=device)
 
 
-def _check_finite(row: Metrics, step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> None:
-    """Before anything is saved: NaN weights must not replace good ones, nor NaN be the best for ever."""
-    bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
-    if not bad:
-        return
-    device = step.state.sums.device
+def _diverged(bad: list[str], step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> DivergedError:
+    """To raise before anything is saved: NaN weights must not replace good ones, nor NaN be the best for ever."""
+    epoch, device = step.state.epoch + 1, step.state.sums.device
     good = _state(plan, step.dataset, run, device, leads=False)
     first = _first_bad(replace(step, state=good), plan, pixels)
-    raise DivergedError(
-        f"epoch {row['epoch']:g} is not finite: {', '.join(bad)}; first {first}; what was saved before it stays; "
+    return DivergedError(
+        f"epoch {epoch} is not finite: {', '.join(bad[:NAMED])}; first {first}; what was saved before it stays; "
         "try a lower --lr"
     )
 
@@ -253,7 +266,9 @@ def _first_bad(step: Step, plan: Plan, pixels: Tensor | None) -> str:
     """The step and the name of the first tensor of the epoch that is not finite."""
     state = step.state
     state.model.train()
-    for batch, rates in _steps(state, plan, step.dataset, pixels):
+    for batch in _batches_left(state, plan, step.dataset, pixels):
+        rates = _rates(state, plan)
+        _set_learning_rate(state.optimizer, rates.lr)
         state.step += 1
         if name := divergence.first_bad(step, batch, rates):
             return f"{name}, at step {state.step}"

@@ -114,7 +114,7 @@ class Objective:
 
     Attributes:
         bound: "elbo", "iwae", or "dreg": the bound of "iwae" with the doubly reparameterised gradient for the encoder
-            (Tucker et al., arXiv 1810.04152), whose variance does not grow with the number of samples.
+            (Tucker et al., arXiv 1810.04152), whose signal-to-noise ratio does not fall with the number of samples.
         samples: latents per image: k. The ELBO averages over them.
         autoencoder: the latent is the posterior mean, and there is no KL term.
         free_bits: nats per latent, lambda: the KL term is sum_j max(lambda, mean of KL_j over the batch)

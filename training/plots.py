@@ -1,5 +1,6 @@
 """Pictures of a run that a person would look at."""
 
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.batches import ordered
-from training.data import Dataset
+from training.data import Dataset, Images
+from training.files import write_atomically
 from training.latents import active
 from training.model import VAE
 from training.objective import kl_per_latent
@@ -21,11 +23,12 @@ CPU = torch.device("cpu")
 COLUMNS = 10
 INTERPOLATIONS = 8
 TRAVERSED_LATENTS = 20
-SCATTER_IMAGES = 5000
+SHOWN_IMAGES = 5000  # of the held-out ones, at most
 GRID_SIDE = 20
 LEGEND_CLASSES = 20
-PLOT_SEED = 0
+PLOT_SEED = 0  # of the images shown, and of the samples
 DPI = 120
+SAME_LOSS = 1e-4  # relative: sums in another order differ by less
 MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
 
 Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
@@ -43,17 +46,19 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
     model = model.cpu().eval()
-    posterior = _posterior(model, dataset)
+    shown = dataset.test.some(SHOWN_IMAGES, PLOT_SEED)
+    posterior = _posterior(model, shown, dataset)
     figures = {
-        "reconstructions": reconstructions(model, dataset),
+        "reconstructions": reconstructions(model, shown, dataset),
         "samples": samples(model, dataset.image_shape),
         "traversals": traversals(model, dataset.image_shape, posterior),
         "kl_per_latent": kl_bars(posterior),
-        "latents": latent_scatter(posterior.mean, dataset),
-        "losses": losses(rows),
+        "latents": latent_scatter(posterior.mean, shown.labels, dataset.classes),
+        "losses": losses(rows, autoencoder=run.config.autoencoder),
     }
     if run.config.autoencoder:  # without a posterior
         del figures["kl_per_latent"]
+        figures["traversals"] = code_traversals(model, dataset.image_shape, posterior.mean)
     if len(posterior.mean) > 1:
         figures["interpolations"] = interpolations(model, dataset, posterior)
     if model.latent_dim == 2:
@@ -61,13 +66,15 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        write_atomically(paths[-1], png.getvalue())
     return paths
 
 
-def reconstructions(model: VAE, dataset: Dataset) -> Figure:
+def reconstructions(model: VAE, shown: Images, dataset: Dataset) -> Figure:
     """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
-    images = next(ordered(dataset.test, dataset, CPU))[: 3 * COLUMNS]
+    images = next(ordered(shown, dataset, CPU))[: 3 * COLUMNS]
     with torch.inference_mode():
         restored = _decode(model, model.encode(images)[0], dataset.image_shape)
     rows = []
@@ -78,7 +85,7 @@ def reconstructions(model: VAE, dataset: Dataset) -> Figure:
 
 @torch.inference_mode()
 def interpolations(model: VAE, dataset: Dataset, posterior: Posterior) -> Figure:
-    """From the posterior mean of a held-out image to that of the next but a few, in equal steps along the line."""
+    """From the posterior mean of one held-out image to that of another, in equal steps along the line."""
     pairs = min(INTERPOLATIONS, len(posterior.mean) // 2)
     steps = torch.linspace(0.0, 1.0, COLUMNS)[:, None]
     rows = []
@@ -98,6 +105,25 @@ def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posteri
         rows.append(_decode(model, latents, image_shape))
     names = [f"{int(latent)}: {posterior.kl[:, latent].mean():.2f}" for latent in order]
     return _tiles(rows, "Each latent from -3 to 3 (left: its number and KL in nats)", names)
+
+
+@torch.inference_mode()
+def code_traversals(model: VAE, image_shape: tuple[int, int, int], codes: torch.Tensor) -> Figure:
+    """Of an autoencoder, whose codes no prior holds: one latent at a time, by falling variance of the codes.
+
+    Each goes over three standard deviations of its codes on either side of their mean, the others stay at theirs.
+    """
+    mean, deviation = codes.mean(0), codes.std(0, correction=0)
+    order = deviation.argsort(descending=True)[:TRAVERSED_LATENTS]
+    steps = torch.linspace(-3.0, 3.0, COLUMNS + 1)  # an odd number: the mean is among them
+    rows = []
+    for latent in order:
+        latents = mean.repeat(len(steps), 1)
+        latents[:, latent] += steps * deviation[latent]
+        rows.append(_decode(model, latents, image_shape))
+    names = [f"{int(latent)}: {deviation[latent]:.2f}" for latent in order]
+    title = "Each latent over 3 standard deviations on either side of its mean (left: its number and deviation)"
+    return _tiles(rows, title, names)
 
 
 def kl_bars(posterior: Posterior) -> Figure:
@@ -133,7 +159,7 @@ def latent_grid(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
     return _tiles(rows, "Decoded latent plane (right: first latent, up: second; steps of equal probability)")
 
 
-def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
+def latent_scatter(means: torch.Tensor, labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None) -> Figure:
     """Posterior means of held-out images, coloured by label; the first two principal components if there are more."""
     names = ("first latent", "second latent")
     if means.shape[1] > 2:
@@ -144,25 +170,36 @@ def latent_scatter(means: torch.Tensor, dataset: Dataset) -> Figure:
         means, names = torch.cat((means, torch.zeros_like(means)), 1), (names[0], "")
     figure = Figure(figsize=(7, 6))
     axes = figure.subplots()
-    _scatter(axes, means.numpy(), dataset.test.labels, dataset.classes)
+    _scatter(axes, means.numpy(), labels, classes)
     axes.set(title="Posterior means of held-out images", xlabel=names[0], ylabel=names[1])
     axes.set_aspect("equal", "datalim")  # or a latent that hardly varies would look as wide as the others
     return figure
 
 
-def losses(rows: list[Metrics]) -> Figure:
-    """Loss curves: the negative ELBO of both parts, and its two terms."""
+def losses(rows: list[Metrics], *, autoencoder: bool = False) -> Figure:
+    """Curves of the negative ELBO and its two terms; and of what was minimised, where that is something else.
+
+    Args:
+        rows: of metrics.jsonl.
+        autoencoder: has no KL term, and so no ELBO.
+    """
+    curves = {
+        "Negative ELBO": [
+            (row["reconstruction"] + row["kl"], row["test_reconstruction"] + row["test_kl"]) for row in rows
+        ],
+        "Reconstruction": [(row["reconstruction"], row["test_reconstruction"]) for row in rows],
+        "KL divergence": [(row["kl"], row["test_kl"]) for row in rows],
+    }
+    minimised = [(row["train_loss"], row["test_objective"]) for row in rows]
+    if not np.allclose(minimised, curves["Negative ELBO"], rtol=SAME_LOSS, atol=SAME_LOSS):
+        curves["What was minimised"] = minimised
+    if autoencoder:
+        curves = {"Reconstruction": curves["Reconstruction"]}
     epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(11, 4))
-    left, middle, right = figure.subplots(1, 3)
-    panels = (
-        (left, "Negative ELBO", ("train_loss", "test_loss")),
-        (middle, "Reconstruction", ("reconstruction", "test_reconstruction")),
-        (right, "KL divergence", ("kl", "test_kl")),
-    )
-    for axes, title, (train, test) in panels:
-        axes.plot(epochs, [row[train] for row in rows], label="train", marker="." if len(rows) < 30 else "")
-        axes.plot(epochs, [row[test] for row in rows], label="test", marker="." if len(rows) < 30 else "")
+    figure = Figure(figsize=(4 * len(curves), 4))
+    for axes, (title, values) in zip(np.ravel(figure.subplots(1, len(curves))), curves.items(), strict=True):
+        for part, curve in zip(("train", "test"), zip(*values, strict=True), strict=True):
+            axes.plot(epochs, curve, label=part, marker="." if len(rows) < 30 else "")
         axes.set(title=title, xlabel="epoch", ylabel="nats per image")
         axes.legend()
     figure.tight_layout()
@@ -176,7 +213,6 @@ def _scatter(
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=6)
         return
-    labels = labels[: len(points)]
     classes = np.unique(labels)
     colours = mpl.colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
     for number, label in enumerate(classes):
@@ -193,8 +229,7 @@ def _name(label: int, names: tuple[str, ...] | None) -> str:
 
 
 @torch.inference_mode()
-def _posterior(model: VAE, dataset: Dataset) -> Posterior:
-    images = dataset.test.take(np.arange(min(SCATTER_IMAGES, len(dataset.test))))
+def _posterior(model: VAE, images: Images, dataset: Dataset) -> Posterior:
     parts = [model.encode(x) for x in ordered(images, dataset, CPU)]
     mean, log_var = (torch.cat(part) for part in zip(*parts, strict=True))
     return Posterior(mean, kl_per_latent(mean, log_var))

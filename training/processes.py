@@ -53,6 +53,13 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def any(self, asked: bool) -> bool:
+        """Whether one of them says so; all must ask, and it waits for the device."""
+        if self.count == 1:
+            return asked
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        return bool(self.sum(torch.tensor(float(asked), device=device)) > 0)
+
     def agreed(self, value: T) -> T:
         """What the leading process holds."""
         if self.count == 1:

@@ -57,11 +57,21 @@ def silence() -> Iterator[Callable[[Metrics], None]]:
 
 
 def _line(row: Metrics, config: Config) -> str:
-    rising = row["beta"] < config.beta and not config.autoencoder
-    beta = f", beta still {row['beta']:.2f}" if rising else ""  # the loss may rise with it: say why
     return (
         f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}"
         f"  train {row['train_loss']:.2f}  test {row['test_loss']:.2f}"
-        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats{beta})"
+        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats{_weight(row, config)})"
         f"  {row['active_units']:g} active  {row['seconds']:.2f} s"
     )
+
+
+def _weight(row: Metrics, config: Config) -> str:
+    """What the loss has in place of the plain KL term, if it has. The loss may rise with beta or capacity: say why."""
+    if config.autoencoder:
+        return ""
+    if config.capacity is not None:
+        rising = row["capacity"] < config.capacity
+        return f", capacity still {row['capacity']:.2f}" if rising else f", capacity {config.capacity:g}"
+    if row["beta"] < config.beta:
+        return f", beta still {row['beta']:.2f}"
+    return "" if config.beta == 1.0 else f", beta {config.beta:g}"

@@ -5,6 +5,7 @@ data = "mnist"
 
 [expected]                       # of the last epoch (metrics.jsonl) or of the evaluation: from, to
 train_loss = [103.3, 105.3]
+samples = 200                    # latents per image of an expected log_likelihood; 5000 if absent
 """
 
 import tomllib
@@ -12,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import ConfigError, check_names, words
+from training.config import Config, ConfigError, config_from_json, flag, words
 
 FLAG = "--recipe"
+SAMPLES = "samples"
+PUBLISHED_SAMPLES = 5000  # latents per image, where papers and recipes say nothing else
+OF_NO_WEIGHT = frozenset({"run", "device", "seed"})  # settings with which the numbers of a recipe should still come
 # What can be expected: numbers of the last epoch, and of the evaluation.
 EXPECTABLE = frozenset(
     {"train_loss", "reconstruction", "kl", "test_loss", "test_reconstruction", "test_kl", "active_units", "sigma"}
@@ -25,13 +29,14 @@ def with_recipe(arguments: Sequence[str]) -> list[str]:
     """The command line with the settings of its --recipe, if it has one, put before the rest, which therefore wins.
 
     Raises:
-        ConfigError: the file is missing, no TOML, or has a name that is no setting, or an expectation that is no range.
+        ConfigError: the file is missing, no TOML, or has a name that is no setting, a value of another type, or an
+            expectation that is no range.
     """
     path = _path_in(arguments)
     if path is None:
         return list(arguments)
     settings = _read(path)["settings"]
-    check_names(settings, path)
+    config_from_json(settings, str(path))  # raises for what is no setting, or none of its values
     expected(path)  # looked at when the run is over: better to hear now that it is broken
     return [word for name, value in settings.items() for word in words(name, value)] + list(arguments)
 
@@ -42,13 +47,28 @@ def expected(path: Path) -> dict[str, tuple[float, float]]:
     Raises:
         ConfigError: the file is missing, no TOML, has a name that is not EXPECTABLE, or a number is not two.
     """
-    ranges = _read(path)["expected"]
+    expected_samples(path)
+    ranges = {name: value for name, value in _read(path)["expected"].items() if name != SAMPLES}
     if unknown := sorted(ranges.keys() - EXPECTABLE):
         raise ConfigError(f"{path}: expected: unknown: {', '.join(unknown)}; known: {', '.join(sorted(EXPECTABLE))}")
     for name, value in ranges.items():
         if not _is_range(value):
             raise ConfigError(f"{path}: expected.{name}: expected [from, to], got {value!r}")
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def expected_samples(path: Path) -> int:
+    """Latents per image that the log-likelihood of a recipe is expected with; ConfigError for what is no number."""
+    samples = _read(path)["expected"].get(SAMPLES, PUBLISHED_SAMPLES)
+    if type(samples) is not int or samples < 1:
+        raise ConfigError(f"{path}: expected.{SAMPLES}: expected a number from 1, got {samples!r}")
+    return samples
+
+
+def overridden(path: Path, config: Config) -> list[str]:
+    """The flags of `config` that are not as the recipe has them, so that its numbers need not come."""
+    recipe, own = config_from_json(_read(path)["settings"], str(path)).to_json(), config.to_json()
+    return [flag(name) for name, value in own.items() if value != recipe[name] and name not in OF_NO_WEIGHT]
 
 
 def _path_in(arguments: Sequence[str]) -> Path | None:

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.alarms import collapse
+from training.alarms import collapse, unused
 from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
-from training.run import Run
+from training.recipe import PUBLISHED_SAMPLES
+from training.run import Metrics, Run
 from training.schedules import Plan
 
 NAMES = {
@@ -16,6 +17,7 @@ NAMES = {
     "reconstruction": "training: reconstruction",
     "kl": "training: KL divergence",
     "test_loss": "test: negative bound, beta 1",
+    "test_objective": "test: what was minimised",
     "test_reconstruction": "test: reconstruction",
     "test_kl": "test: KL divergence",
     "active_units": "test: active latents",
@@ -44,20 +46,28 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
             *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
         ],
         [f"![{path.stem}]({path.relative_to(run.path).as_posix()})" for path in pictures],
-        ["Again:", "", f"    python -m training {shlex.join(run.config.arguments())}"],
+        ["Again:", "", f"    {_program(run)} training {shlex.join(run.config.arguments())}"],
         [f"Commit of the code: {run.description['git_commit']}"] if run.description["git_commit"] else [],
     )
     text = "\n\n".join("\n".join(section) for section in sections if section)
-    write_atomically(run.path / "report.md", f"{text}\n".encode())
+    write_atomically(run.path / "report.md", f"{text}\n".encode(errors="backslashreplace"))
 
 
 def compared(run: Run) -> list[str]:
-    """A line per number that the recipe expects: what came, in the last epoch or the evaluation, and if it fits."""
+    """A line per number that the recipe expects: what came, in the last epoch or the evaluation, and if it fits.
+
+    One line that says why, where settings of the recipe were replaced.
+    """
+    expected, replaced = run.description.get("expected", {}), run.description.get("overridden")
+    if expected and replaced:
+        return [f"not compared with the numbers of the recipe, which has other values of {', '.join(replaced)}"]
     lines = []
-    for name, (low, high) in run.description.get("expected", {}).items():
+    for name, (low, high) in expected.items():
         value = _found(run, name)
-        if value is None:
-            lines.append(f"expected {name} from {low:g} to {high:g}: not measured yet: evaluate --samples 5000 does")
+        if value is None or (name == "log_likelihood" and _samples(run) != _expected_samples(run)):
+            found = "not measured yet" if value is None else f"{value:.2f} with {_samples(run)} samples"
+            hint = f"evaluate --samples {_expected_samples(run)} compares"
+            lines.append(f"expected {name} from {low:g} to {high:g}: {found}: {hint}")
         else:
             verdict = "as expected" if low <= value <= high else "NOT as expected"
             lines.append(f"expected {name} from {low:g} to {high:g}: {value:.2f}, {verdict}")
@@ -65,9 +75,10 @@ def compared(run: Run) -> list[str]:
 
 
 def collapse_of(run: Run, plan: Plan) -> str | None:
-    """The warning about the best weights, if their posterior has collapsed."""
+    """The warning about the best weights, if their posterior has collapsed, or may have."""
     best = run.description["best"]
-    return collapse(best, plan.config, best["epoch"] * plan.steps_per_epoch)
+    steps = best["epoch"] * plan.steps_per_epoch
+    return collapse(best, plan.config, steps) or unused(best, plan.config, steps)
 
 
 def _head(run: Run) -> list[str]:
@@ -90,9 +101,30 @@ def _losses(run: Run) -> Iterator[str]:
     yield f"| one draw of the latent | best (epoch {best['epoch']}) | last (epoch {last['epoch']}) |"
     yield "|---|---|---|"
     for key, name in NAMES.items():
-        if key in best:
+        if key in best and (key != "test_objective" or _judged_apart(best, last)):
             digits = {"active_units": 0, "sigma": 4}.get(key, 2)
             yield f"| {name} | {best[key]:.{digits}f} | {last[key]:.{digits}f} |"
+
+
+def _judged_apart(best: Metrics, last: Metrics) -> bool:
+    """Whether what is minimised is something else than the bound, on the test images."""
+    return any(row["test_objective"] != row["test_loss"] for row in (best, last))
+
+
+def _expected_samples(run: Run) -> int:
+    return int(run.description.get("expected_samples", PUBLISHED_SAMPLES))
+
+
+def _program(run: Run) -> str:
+    """What runs a module, in as many processes as the run had."""
+    processes = run.description.get("processes", 1)
+    return "python -m" if processes == 1 else f"torchrun --nproc-per-node {processes} -m --"
+
+
+def _samples(run: Run) -> int | None:
+    """Of the log-likelihood that was measured."""
+    likelihood = (run.description.get("evaluation") or {}).get("log_likelihood")
+    return likelihood["samples"] if likelihood else None
 
 
 def _found(run: Run, name: str) -> float | None:

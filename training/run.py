@@ -49,6 +49,7 @@ BEST, LAST, STATE = "checkpoint.safetensors", "last.safetensors", "state.safeten
 HEADER_KEY = "vaeport"
 HELDOUT = "heldout.npz"
 HELDOUT_IMAGES = 64
+HELDOUT_SEED = 0  # of their choice
 MAY_CHANGE = {"epochs", "patience", "device", "run", "data", "test_data"}  # when a run is resumed; data by its digest
 REQUIRED = {"config", "device", "model", "data", "heldout", "best", "last"}  # of run.json
 VERSIONED = ("vaeport", "torch", "numpy", "safetensors")
@@ -73,6 +74,11 @@ class Run:
     def config(self) -> Config:
         """The settings it was made with."""
         return config_from_json(self.description["config"], str(self.path / "run.json"))
+
+    def check_finished(self) -> None:
+        """Raise RunError for a run that was stopped within its first epoch: it has no weights to use."""
+        if self.description["best"] is None:
+            raise RunError(f"{self.path}: no epoch is finished yet; go on with it by --resume")
 
     def build_model(self) -> VAE:
         """A model of this run's kind and shape, with fresh weights.
@@ -140,24 +146,23 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
     """Make the directory, with run.json and the held-out images.
 
     Raises:
-        RunError: something is there already, other than what a kill left of this very step.
+        RunError: something is there already, other than what a kill left of this very step; or it would lie among the
+            images, which its pictures would join.
     """
+    for name in ("data", "test_data"):
+        folder = Path(getattr(config, name) or os.devnull).resolve()
+        if folder.is_dir() and config.run.resolve().is_relative_to(folder):
+            raise RunError(f"{config.run}: lies inside the images of {flag(name)} {folder}: choose another --run")
     if config.run.exists() and not config.run.is_dir():
         raise RunError(f"{config.run}: is there already, and no directory")
     if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):
         raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
-    model = {
-        "family": config.network,
-        "image_shape": list(dataset.image_shape),
-        "latent_dim": config.latent_dim,
-        "likelihood": config.likelihood,
-    }
-    run = Run(config.run, {"config": config.to_json(), "model": model})
+    run = planned_run(config, dataset)
     run.build_model()  # before anything is written: the network may not take these images
     config.run.mkdir(parents=True, exist_ok=True)
     heldout = io.BytesIO()
-    images = min(HELDOUT_IMAGES, len(dataset.test))
-    np.savez(heldout, images=dataset.test.rows(np.arange(images)))
+    images = dataset.test.some(HELDOUT_IMAGES, HELDOUT_SEED)
+    np.savez(heldout, images=images.rows(np.arange(len(images))))
     write_atomically(config.run / HELDOUT, heldout.getvalue())
     run.describe(
         format=FORMAT,
@@ -173,7 +178,7 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
             "split": dataset.split,
         },
         heldout={
-            "images": images,
+            "images": len(images),
             "sha256": hashlib.sha256(heldout.getvalue()).hexdigest(),
         },
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
@@ -182,6 +187,17 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
         last=None,
     )
     return run
+
+
+def planned_run(config: Config, dataset: Dataset) -> Run:
+    """The run that these settings would make, so far as its model depends on them; nothing is written."""
+    model = {
+        "family": config.network,
+        "image_shape": list(dataset.image_shape),
+        "latent_dim": config.latent_dim,
+        "likelihood": config.likelihood,
+    }
+    return Run(config.run, {"config": config.to_json(), "model": model})
 
 
 def open_run(path: Path) -> Run:

@@ -11,6 +11,7 @@ from training.config import Config, ConfigError
 from training.run import Metrics
 
 IWAE_STAGES = 8
+CYCLE_STEPS = 4  # at least: beta is then 0, a half, 1 and 1
 
 
 def ramp(step: float, length: float) -> float:
@@ -94,6 +95,13 @@ class Plan:
         return min(self.judged(rows), key=lambda row: row["test_objective"])
 
     def check(self) -> None:
-        """Raise ConfigError for a warm-up that would not end."""
-        if self.warmup > self.steps:
-            raise ConfigError(f"--warmup-steps {self.warmup:g} is longer than the run, which has {self.steps} steps")
+        """Raise ConfigError for a warm-up that would not end, or cycles too short to rise in."""
+        if self.warmup >= self.steps:
+            raise ConfigError(
+                f"--warmup-steps {self.warmup:g} does not end before the run, which has {self.steps} steps"
+            )
+        if self.config.cycles and self.steps < self.config.cycles * CYCLE_STEPS:
+            raise ConfigError(
+                f"--cycles {self.config.cycles}: expected at least {CYCLE_STEPS} steps in each, got "
+                f"{self.steps / self.config.cycles:.3g}: the run has {self.steps}"
+            )

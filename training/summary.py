@@ -10,7 +10,7 @@ from training.config import Config
 from training.data import Dataset
 from training.evaluate import EvaluateOptions, evaluate_run, keep, measure
 from training.loop import early_stop
-from training.recipe import expected
+from training.recipe import expected, expected_samples, overridden
 from training.run import Metrics, Run, open_run
 from training.schedules import Plan
 
@@ -28,7 +28,11 @@ def finish(run: Run, config: Config, dataset: Dataset, plan: Plan, rows: list[Me
     run.describe(stopped=reason)
     keep(run, measure(run, dataset, EvaluateOptions(run.path, device=config.device)))
     if config.recipe is not None:
-        run.describe(expected=expected(config.recipe))
+        run.describe(
+            expected=expected(config.recipe),
+            expected_samples=expected_samples(config.recipe),
+            overridden=overridden(config.recipe, config),
+        )
     model, _ = run.load_model()
     pictures = plots.plot_run(run, model, dataset, rows)
     report.write_report(run, plan, pictures)

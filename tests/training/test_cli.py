@@ -75,6 +75,13 @@ def test_a_mistake_is_one_clear_message(tmp_path: Path, arguments: list[str], me
     assert "Traceback" not in done.stderr
 
 
+def test_weights_that_cannot_be_started_from_leave_no_run_behind(digits_run: Path, tmp_path: Path) -> None:
+    done = run_training("--init-from", str(digits_run), "--latent-dim", "6", "--run", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert "training: error: --init-from: another network" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8))
     done = run_training("--data", str(tmp_path / "few.npy"), "--epochs", "1", "--run", str(tmp_path / "run"))
@@ -85,15 +92,42 @@ def test_three_images_are_enough_for_all_pictures(tmp_path: Path) -> None:
 def test_names_of_classes_are_no_mathematics_and_need_not_be_utf_8(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
     for number, name in enumerate((b"$x_{$", b"\\frac$ $", b"\xff")):
-        folder = tmp_path / "images" / os.fsdecode(name)
+        folder = tmp_path / os.fsdecode(b"images\xe9") / os.fsdecode(name)
         folder.mkdir(parents=True)
         for index in range(4):
             Image.fromarray(pixels[4 * number + index]).save(folder / f"{index}.png")
     done = run_training(
-        "--data", str(tmp_path / "images"), "--run", str(tmp_path / "run"), "--test-fraction", "0.5", "--epochs", "1"
+        *("--data", str(tmp_path / os.fsdecode(b"images\xe9")), "--run", str(tmp_path / "run")),
+        *("--test-fraction", "0.5", "--epochs", "1"),
     )
     assert done.returncode == 0, done.stderr
+    assert r"images\udce9: 6 images to train on, 6 to test on, 1x8x8; 3 classes: $x_{$, \frac$ $, \udcff" in done.stdout
     assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_ctrl_c_while_pytorch_is_imported_ends_without_a_word() -> None:
+    program = """
+import importlib.abc, runpy, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["training", "--epochs", "1"]
+runpy.run_module("training", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_memory_that_is_not_there_is_one_clear_message(tmp_path: Path) -> None:
+    done = run_training("--hidden-dims", str(10**12), "--run", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("training: error: out of memory: ")
+    assert "a smaller --batch-size, --hidden-dims or --importance-samples" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:

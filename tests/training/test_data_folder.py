@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.training.test_data import load, noise
+from training.data.folder import IMAGE_SUFFIXES
 from training.errors import DataError
 
 
@@ -72,6 +73,93 @@ def test_linked_folders_are_entered_once_and_hidden_files_are_no_data(tmp_path: 
     (tmp_path / "data" / "._c.png").write_bytes(b"a file manager's note")
     dataset = load(tmp_path / "data")
     assert len(dataset.train) + len(dataset.test) == 4
+
+
+def test_a_link_to_another_class_is_a_class_of_its_own(tmp_path: Path) -> None:
+    save_images(tmp_path / "data", *(f"real/{i}.png" for i in range(3)))
+    for name in ("a-link", "z-link"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "data" / "real")
+    dataset = load(tmp_path / "data")
+    assert dataset.classes == ("a-link", "real", "z-link")
+    assert len(dataset.train) + len(dataset.test) == 9
+    assert not dataset.notes
+
+
+def test_a_link_that_leads_back_is_named(tmp_path: Path) -> None:
+    save_images(tmp_path / "data", "a/a.png", "a/b.png")
+    (tmp_path / "data" / "a" / "back").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "up").symlink_to(tmp_path)
+    assert load(tmp_path / "data").notes == tuple(
+        f"{tmp_path}/data/{link}: leads back to a folder that it is in, and is not followed"
+        for link in ("a/back", "up")
+    )
+
+
+def test_files_that_are_no_images_are_counted_by_their_suffix(tmp_path: Path) -> None:
+    save_images(tmp_path, "a.png", "b.png")
+    for name in ("x.txt", "y.TXT", "z.heic", "LICENSE", ".hidden"):
+        (tmp_path / name).write_text("")
+    (note,) = load(tmp_path).notes
+    assert note.startswith(f"{tmp_path}: 4 files ignored (.txt, ")
+    assert {".heic", "no suffix"} < set(note.rpartition("(")[2].rstrip(")").split(", "))
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_is_one_that_pillow_reads(suffix: str) -> None:
+    Image.init()
+    assert Image.registered_extensions()[suffix] in Image.OPEN
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "avif", "tga"])
+def test_rarer_suffixes_are_images_too(tmp_path: Path, suffix: str) -> None:
+    save_images(tmp_path, f"a.{suffix}", f"b.{suffix}", mode="RGB")
+    assert len(load(tmp_path).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (("train", "test"), "--data {0}/train --test-data {0}/test"),
+        (("Train", "val", "test"), "--data {0}/Train --test-data {0}/test"),
+        (("training", "validation", "other"), "--data {0}/training --test-data {0}/validation"),
+        (("train",), "--data {0}/train"),
+    ],
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, names: tuple[str, ...], advice: str) -> None:
+    save_images(tmp_path, *(f"{name}/{kind}/{i}.png" for name in names for kind in ("cat", "dog") for i in range(2)))
+    with pytest.raises(DataError, match=f"taken for classes, .*: give {advice.format(tmp_path)}, or rename"):
+        load(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{name}/{i}.png" for name in ("car", "train") for i in range(2)))
+    assert load(tmp_path).classes == ("car", "train")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_transparency_that_varies_is_told(tmp_path: Path, mode: str) -> None:
+    for index in range(3):
+        alpha = Image.fromarray(noise(5, 6, seed=index) if index else np.full((5, 6), 9, np.uint8))
+        grey = Image.fromarray(noise(5, 6, seed=9 + index))
+        if mode == "P":
+            palette = grey.quantize(4)
+            palette.save(tmp_path / f"{index}.png", transparency=bytes([0, 128, 255, 7] if index else [9] * 4))
+        else:
+            image = grey.convert(mode)
+            image.putalpha(alpha)
+            image.save(tmp_path / f"{index}.png")
+    assert load(tmp_path).notes == (
+        f"{tmp_path}: the transparency of 2 images is dropped, and what is drawn by it alone with it",
+    )
+
+
+def test_images_that_are_drawn_by_transparency_alone_say_why_they_are_equal(tmp_path: Path) -> None:
+    for index in range(3):
+        image = Image.new("RGBA", (6, 5))
+        image.putalpha(Image.fromarray(noise(5, 6, seed=index)))
+        image.save(tmp_path / f"{index}.png")
+    with pytest.raises(DataError, match=r"all 3 images are equal: .*; .*the transparency of 3 images is dropped"):
+        load(tmp_path)
 
 
 def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from training.config import ConfigError
-from training.errors import RunError
+from training.config import Config, ConfigError
+from training.data import load
+from training.errors import DataError, RunError
 from training.evaluate import SETTINGS, EvaluateOptions, evaluate_run, setting_of
-from training.run import Run, open_run
+from training.loop import train
+from training.run import Run, create_run, open_run
 from training.summary import evaluate_command
 
 
@@ -91,6 +95,32 @@ def test_other_data_than_the_run_s_are_refused(run: Path) -> None:
     described.describe(data={**described.description["data"], "digest": "sha256:0"})
     with pytest.raises(RunError, match="digest"):
         evaluated(run)
+
+
+def test_data_that_have_moved_are_found_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(seed).integers(0, 256, (30, 4, 4), np.uint8))
+    old, new, test = (str(tmp_path / f"{name}.npy") for name in ("a", "c", "b"))
+    config = Config(old, tmp_path / "run", test_data=test, epochs=1, latent_dim=2, hidden_dims=(8,), device="cpu")
+    dataset = load(config, tmp_path)
+    train(config, dataset, create_run(config, dataset, "cpu"), torch.device("cpu"))
+    (tmp_path / "a.npy").rename(new)
+    with pytest.raises(DataError, match=r"a\.npy: no such file .* have moved, --data and --test-data say where"):
+        evaluated(config.run)
+    with pytest.raises(RunError, match=r"b\.npy is not what it was .*: its digest differs"):
+        evaluated(config.run, data=test)
+    assert evaluated(config.run, data=new, test_data=test)["images"] == 30
+
+
+def test_a_run_without_a_finished_epoch_has_nothing_to_measure(run: Path) -> None:
+    open_run(run).describe(best=None, last=None)
+    with pytest.raises(RunError, match="no epoch is finished yet; go on with it by --resume"):
+        evaluated(run)
+
+
+def test_data_to_test_on_are_those_of_a_run_that_had_some(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--test-data: .* was made without"):
+        evaluated(run, test_data="b.npy")
 
 
 @pytest.mark.parametrize(

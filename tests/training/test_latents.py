@@ -107,3 +107,9 @@ def test_without_two_labels_there_is_no_probe(train_labels: list[int], labels: l
     assert found.accuracy is None
     assert found.reason is not None
     assert reason in found.reason
+
+
+def test_labels_that_number_the_images_are_no_classes() -> None:
+    mu = torch.randn(200, 2, generator=seeded())
+    found = linear_probe(mu[:100], np.arange(100), mu[100:], np.arange(100))
+    assert (found.accuracy, found.reason) == (None, "100 labels of 100 images are numbers, not classes")

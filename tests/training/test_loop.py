@@ -151,6 +151,21 @@ def test_a_test_loss_that_is_not_finite_is_never_saved(tmp_path: Path, digits: d
     assert not list(run.path.glob("*.safetensors"))
 
 
+def test_a_run_stopped_after_its_weights_were_ruined_keeps_the_state_before(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path / "run", epochs=1)
+    run, _ = trained(config, digits)
+    good = (run.path / STATE).read_bytes()
+    longer = dataclasses.replace(config, epochs=2, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "at", lambda self, step: Rates(1e20, 1.0, None))
+        with pytest.raises(DivergedError, match=r"epoch 2 is not finite: .*; first .*, at step \d+; what was saved"):
+            train(longer, digits, run, CPU, stopping=stop_after(6))
+    assert (run.path / STATE).read_bytes() == good
+    assert len(trained(longer, digits)[1]) == 2
+
+
 def test_a_run_stopped_before_its_first_epoch_begins_again(tmp_path: Path, digits: data.Dataset) -> None:
     whole, _ = trained(config_for(tmp_path / "whole"), digits)
     create_run(config_for(tmp_path / "stopped"), digits, "cpu")
@@ -214,7 +229,8 @@ def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, di
     reason = early_stop(plan, rows)
     best = min(rows[5:], key=lambda row: row["test_objective"])
     assert reason is not None
-    assert f"no test loss below {best['test_loss']:.2f} nats, that of epoch {best['epoch']}, for 3 epochs" in reason
+    below = f"did not fall below {best['test_objective']:.2f} nats on the test images"
+    assert f"what is minimised {below}, that of epoch {best['epoch']}, for 3 epochs" in reason
     assert best["epoch"] == len(rows) - 3
     for done in range(1, len(rows)):  # and not before
         assert early_stop(plan, rows[:done]) is None
@@ -273,6 +289,15 @@ def test_a_healthy_run_raises_no_alarm(
 def test_a_rise_of_beta_is_told(tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0), digits)
     assert "beta still 0.4" in capsys.readouterr().out
+
+
+def test_a_rise_of_the_capacity_is_told(
+    tmp_path: Path, digits: data.Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0, capacity=10.0), digits)
+    out = capsys.readouterr().out
+    assert "capacity still 4.6" in out
+    assert "nats, capacity 10)" in out
 
 
 def test_the_loss_under_test_has_beta_1_whatever_the_run_has(tmp_path: Path, digits: data.Dataset) -> None:

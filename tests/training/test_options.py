@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from training import data
-from training.config import Config, ConfigError, config_from_json
+from training.config import Config, ConfigError, _fits, config_from_json
+from training.initial import initial_state
+from training.likelihood import Gaussian
 from training.loop import train
 from training.networks import NetworkError
-from training.run import Metrics, create_run, open_run
+from training.run import Metrics, create_run, open_run, planned_run
 
 CPU = torch.device("cpu")
 SMALL = Config(epochs=2, latent_dim=3, hidden_dims=(8, 8), batch_size=256, device="cpu")
@@ -200,6 +202,19 @@ def test_a_fixed_sigma_is_not_that_of_the_run_it_starts_from(tmp_path: Path) -> 
     assert second.last["sigma"] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("before", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("after", ["learned", "analytic", "fixed"])
+def test_a_run_starts_from_one_of_another_variance(tmp_path: Path, before: str, after: str) -> None:
+    first = run_with(tmp_path / "first", likelihood="gaussian", variance=before, sigma=0.4, epochs=1)
+    config = dataclasses.replace(SMALL, run=tmp_path / "second", likelihood="gaussian", variance=after, sigma=0.7)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, init_from=tmp_path / "first" / "run")
+    dataset = data.load(config, tmp_path)
+    model = initial_state(config, planned_run(config, dataset), dataset, CPU).model
+    assert torch.equal(model.state_dict()["encoder.mean.weight"], first.weights["encoder.mean.weight"])
+    assert isinstance(model.likelihood, Gaussian)
+    assert model.likelihood.sigma == pytest.approx(0.7 if after == "fixed" else first.last["sigma"])
+
+
 def test_a_run_cannot_start_from_another_network(tmp_path: Path) -> None:
     run_with(tmp_path / "first")
     with pytest.raises(ValueError, match=r"--init-from: another network, .*expected shape \[4, 8\], got \[3, 8\]"):
@@ -239,7 +254,8 @@ def test_a_learned_sigma_moves_a_fixed_one_stays_and_the_analytic_one_is_that_of
             {"likelihood": "gaussian", "sigma": 0.002},
             "--sigma: expected at least 0.0025, half a grey level of 255, got",
         ),
-        ({"warmup_epochs": 3.0}, "--warmup-epochs 3 is longer than the run"),
+        ({"warmup_epochs": 3.0}, "--warmup-epochs 3 does not end before the run"),
+        ({"warmup_epochs": 2.0}, "--warmup-epochs 2 does not end before the run"),
         ({"warmup_epochs": 1.0, "warmup_steps": 1}, "--warmup-epochs and --warmup-steps are the same"),
         ({"cycles": 2, "warmup_steps": 1}, "--cycles has a warm-up of its own"),
         ({"cycles": 2, "patience": 1}, "--patience would stop within a cycle"),
@@ -268,8 +284,8 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -
 
 
 def test_a_warm_up_in_steps_that_would_not_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--warmup-steps 15 is longer than the run, which has 14 steps"):
-        run_with(tmp_path, warmup_steps=15)
+    with pytest.raises(ConfigError, match="--warmup-steps 14 does not end before the run, which has 14 steps"):
+        run_with(tmp_path, warmup_steps=14)
 
 
 def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -294,10 +310,30 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"crop": "pad"}, "--crop has no effect without --image-size"),
         ({"network": "linear", "hidden_dims": (3,)}, "--hidden-dims has no effect on --network linear"),
         ({"test_data": "x", "test_fraction": 0.5}, "--test-fraction has no effect beside --test-data"),
+        ({"test_data": "x", "split_seed": 5}, "--split-seed has no effect beside --test-data"),
+        ({"network": "conv", "hidden_dims": (3, 4)}, "--hidden-dims has no effect on --network conv, but for the last"),
+        (
+            {"likelihood": "gaussian", "sigma": 0.1, "init_from": Path("x")},
+            "--sigma has no effect beside --init-from: it goes on from that of the run",
+        ),
+        ({"patience": 5, "warmup_epochs": 24.0}, "--patience has no effect in a run that ends before, warm-up"),
     ],
 )
 def test_a_setting_without_effect_says_so(changes: dict[str, Any], message: str) -> None:
     assert any(message in line for line in Config(**changes).without_effect())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "conv", "hidden_dims": (3,)},
+        {"likelihood": "gaussian", "variance": "fixed", "sigma": 0.1, "init_from": Path("x")},
+        {"test_data": "x", "split_seed": 5, "binarization": "static"},
+        {"patience": 4, "warmup_epochs": 24.0},
+    ],
+)
+def test_a_setting_with_an_effect_says_nothing(changes: dict[str, Any]) -> None:
+    assert Config(**changes).without_effect() == []
 
 
 def test_the_settings_survive_run_json(tmp_path: Path) -> None:
@@ -306,6 +342,34 @@ def test_the_settings_survive_run_json(tmp_path: Path) -> None:
     assert config == dataclasses.replace(SMALL, run=tmp_path / "run", hidden_dims=(8,), capacity=2.0)
     with pytest.raises(ConfigError, match=r"run\.json: unknown settings: colour"):
         config_from_json({"colour": 1}, "run.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"latent_dim": "20"}, "run.json: latent_dim: expected int, got '20'"),
+        ({"lr": "1e-3"}, "run.json: lr: expected float, got '1e-3'"),
+        ({"autoencoder": 1}, "run.json: autoencoder: expected bool, got 1"),
+        ({"hidden_dims": [4, "5"]}, r"run.json: hidden_dims: expected tuple, got \[4, '5'\]"),
+        ({"network": "cnn"}, "run.json: network: expected Literal.*, got 'cnn'"),
+        ({"channels": 2}, "run.json: channels: expected .*, got 2"),
+        ({"run": None}, "run.json: run: expected Path, got None"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from_json(values, "run.json")
+
+
+def test_a_remark_beside_the_type_of_a_setting_changes_nothing() -> None:
+    assert _fits(3, Annotated[int, "a remark"])
+    assert not _fits("3", Annotated[int, "a remark"])
+
+
+def test_every_setting_is_of_its_own_type() -> None:
+    for config in (SMALL, Config(capacity=2.0, channels=3, image_size=4, lr_milestones=(1,), init_from=Path("x"))):
+        assert config_from_json(config.to_json(), "run.json") == config
+    assert config_from_json({"warmup_epochs": 2, "capacity": 25}, "run.json").capacity == 25
 
 
 def test_the_command_line_of_a_run_makes_it_again() -> None:
@@ -319,6 +383,14 @@ def test_a_run_cannot_start_from_weights_that_would_mean_another_function(tmp_pa
     run_with(tmp_path / "first")
     with pytest.raises(ValueError, match="--init-from: --activation: that run has relu, this one another"):
         run_with(tmp_path / "second", activation="tanh", init_from=tmp_path / "first" / "run")
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("a/photos.2023", "photos.2023"), ("a/photos.npy", "photos"), ("b.c.npz", "b.c"), ("digits", "digits")],
+)
+def test_a_run_has_the_name_of_its_data(data: str, name: str) -> None:
+    assert Config(data).with_default_run().run == Path("runs") / name
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])

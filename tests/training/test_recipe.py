@@ -7,7 +7,7 @@ import pytest
 import tyro
 
 from training.config import Config, ConfigError
-from training.recipe import expected, with_recipe
+from training.recipe import expected, expected_samples, overridden, with_recipe
 from training.report import compared
 from training.run import open_run
 
@@ -45,6 +45,7 @@ def test_a_recipe_sets_and_the_command_line_wins(tmp_path: Path) -> None:
         ("[expected]\nkl = [1, 'b']\n", r"expected\.kl: expected \[from, to\]"),
         ("[expected]\nkl = ['a', 'b']\n", r"expected\.kl: expected \[from, to\]"),
         ("[expected]\nkl = [2, 1]\n", r"expected\.kl: expected \[from, to\]"),
+        ("[expected]\nsamples = 0\n", r"expected\.samples: expected a number from 1, got 0"),
     ],
 )
 def test_a_broken_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -76,6 +77,13 @@ def test_the_recipes_are_those_that_were_promised() -> None:
     assert {"tutorial", "iwae-k50", "ppca", "conv-mnist", "conv-colour", "static-mnist"} <= {p.stem for p in RECIPES}
 
 
+def test_a_recipe_says_of_how_many_samples_its_log_likelihood_is(tmp_path: Path) -> None:
+    for text, samples in (("", 5000), ("[expected]\nsamples = 200\nlog_likelihood = [-2, -1]\n", 200)):
+        (tmp_path / "r.toml").write_text(text)
+        assert expected_samples(tmp_path / "r.toml") == samples
+        assert "samples" not in expected(tmp_path / "r.toml")
+
+
 def test_an_expectation_that_nothing_measures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("[expected]\ntrain_losss = [1, 2]\n")
     with pytest.raises(ConfigError, match="expected: unknown: train_losss; known: active_units"):
@@ -89,4 +97,27 @@ def test_what_came_is_compared_with_what_was_expected(digits_run: Path, tmp_path
     fits, misses, unknown = compared(run)
     assert fits == f"expected train_loss from {loss - 1:g} to {loss + 1:g}: {loss:.2f}, as expected"
     assert misses.endswith("NOT as expected")
-    assert unknown.endswith("not measured yet: evaluate --samples 5000 does")
+    assert unknown.endswith("not measured yet: evaluate --samples 5000 compares")
+
+
+def test_a_log_likelihood_is_compared_with_that_of_as_many_samples(digits_run: Path, tmp_path: Path) -> None:
+    run = open_run(Path(shutil.copytree(digits_run, tmp_path / "run")))
+    run.describe(expected={"log_likelihood": [-90, -80]}, expected_samples=200)
+    (unknown,) = compared(run)
+    assert unknown.endswith("not measured yet: evaluate --samples 200 compares")
+    for samples, verdict in ((200, "-85.00, as expected"), (5000, "-85.00 with 5000 samples: evaluate --samples 200")):
+        likelihood = {"mean": -85.0, "standard_error": 0.1, "samples": samples, "label": None}
+        run.describe(evaluation={**run.description["evaluation"], "log_likelihood": likelihood})
+        assert f"expected log_likelihood from -90 to -80: {verdict}" in compared(run)[0]
+
+
+def test_a_recipe_is_not_compared_with_when_its_settings_are_replaced(digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[settings]\nlr = 1e-3\nepochs = 5\nhidden_dims = [3]\nwarmup_epochs = 2\n")
+    recipe = ["--recipe", str(tmp_path / "r.toml")]
+    same = parse(*recipe, "--lr", "0.001", "--seed", "3", "--device", "cpu", "--run", "elsewhere")
+    assert overridden(tmp_path / "r.toml", same) == []
+    other = parse(*recipe, "--epochs", "2", "--beta", "4")
+    assert overridden(tmp_path / "r.toml", other) == ["--beta", "--epochs"]
+    run = open_run(Path(shutil.copytree(digits_run, tmp_path / "run")))
+    run.describe(expected={"train_loss": [1, 2]}, overridden=["--beta", "--epochs"])
+    assert compared(run) == ["not compared with the numbers of the recipe, which has other values of --beta, --epochs"]

@@ -1,6 +1,7 @@
 """A run directory is read strictly: what is missing, damaged or of another shape is named."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -41,6 +42,16 @@ def test_heldout_images_are_in_range(digits_run: Path) -> None:
     assert images.dtype == np.float32
     assert images.shape == (64, 1, 8, 8)
     assert (images.min(), images.max()) == (0.0, 1.0)
+
+
+def test_heldout_images_are_of_all_classes_though_a_folder_has_one_after_the_other(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), 100)
+    images = np.repeat(labels[:, None, None], 16, 1).reshape(-1, 4, 4).astype(np.uint8) * 60
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    config = Config(str(tmp_path / "a.npz"), tmp_path / "run", test_fraction=0.5)
+    heldout = create_run(config, data.load(config, tmp_path), "cpu").heldout()
+    assert len(heldout) == 64
+    assert len(np.unique(heldout[:10, 0, 0, 0])) == 4
 
 
 def read_everything(path: Path) -> None:
@@ -123,6 +134,16 @@ def test_a_run_resumes_on_its_own_device_and_never_with_fewer_epochs(copy: Path)
         check_resumable(open_run(copy), dataclasses.replace(config, epochs=1), dataset, "cpu")
 
 
+@pytest.mark.parametrize("name", ["data", "test_data"])
+def test_a_run_among_its_own_images_is_refused(tmp_path: Path, name: str) -> None:
+    config = Config(run=tmp_path / "images" / "run")
+    config = dataclasses.replace(config, **{name: str(tmp_path / "images")})  # type: ignore[arg-type]
+    (tmp_path / "images").mkdir()
+    with pytest.raises(RunError, match=f"run: lies inside the images of --{name.replace('_', '-')} .*: choose another"):
+        create_run(config, data.load(Config(), tmp_path), "cpu")
+    assert not config.run.exists()
+
+
 def test_only_one_process_trains_into_a_run(copy: Path) -> None:
     with locked(copy):
         second = locked(copy)
@@ -159,6 +180,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"):
+        write_atomically(tmp_path / "file", b"new")
 
 
 def test_files_of_the_user_in_a_run_are_left_alone(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import Config
+from training.config import Config, ConfigError
 from training.schedules import Plan, cyclical, learning_rate, ramp
 
 
@@ -51,3 +51,9 @@ def test_the_warm_up_of_a_capacity_leaves_beta_alone() -> None:
 
 def test_an_autoencoder_has_no_beta() -> None:
     assert Plan(Config("digits", Path(), autoencoder=True), 5).at(3).beta == 0
+
+
+def test_cycles_without_the_steps_to_rise_in_are_refused() -> None:
+    Plan(Config(cycles=5, epochs=4), steps_per_epoch=5).check()
+    with pytest.raises(ConfigError, match=r"--cycles 6: expected at least 4 steps in each, got 3\.33: the run has 20"):
+        Plan(Config(cycles=6, epochs=4), steps_per_epoch=5).check()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from training.data.download import download
 from training.data.images import Images, Source
 from training.errors import DataError
 
@@ -30,7 +31,7 @@ def load(data_root: Path) -> Source:
         return _read(data_root)
     if archive.is_file():
         return _read_archive(archive)
-    _download(data_root)
+    download(NAME, "CIFAR10", data_root)
     return _read(data_root)
 
 
@@ -73,15 +74,3 @@ def _check(files: list[tuple[Path, str]]) -> None:
         digest = calculate_md5(path)
         if digest != expected:
             raise DataError(f"{path}: expected md5 {expected}, got {digest}: damaged; delete it to fetch it anew")
-
-
-def _download(data_root: Path) -> None:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        CIFAR10(root=str(data_root), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{NAME}: not in {data_root} (VAEPORT_DATA_ROOT), and it could not be downloaded: {error}\n"
-            "Offline, use the built-in data set: --data digits"
-        ) from error

@@ -1,6 +1,7 @@
 """What a data set is, where each kind comes from, and how it gets its two parts."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,13 @@ import numpy as np
 
 from training.config import Config
 from training.data import arrays, binarization, binarized_mnist, builtin, cifar, folder, idx
-from training.data.images import Images, Source
+from training.data.images import CHUNK_BYTES, Images, Source
 from training.data.prepare import prepare_arrays
 from training.errors import DataError
 
 NAMES = ("digits", *idx.DATASETS, cifar.NAME, binarized_mnist.NAME)
+
+COMPARED_IMAGES = 100_000  # of each part, to find those in both: 10 MB of hashes
 
 Binarization = Literal["none", "dynamic", "threshold", "static"]
 
@@ -50,6 +53,7 @@ class Dataset:
         classes: the names of the labels 0, 1, ...; None where they have none.
         split: where the test part comes from, as run.json has it: its `kind` is "own" (the data have one), "fraction"
             (of the images, with `fraction` and `seed`) or "test_data" (other data, with their `name`).
+        notes: what the user should know: files passed over, images in both parts.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Dataset:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     split: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -80,7 +85,7 @@ def load(config: Config, data_root: Path) -> Dataset:
         ConfigError: a setting that does not go with these data.
     """
     source = _load_source(config.data, config, data_root)
-    _check_learnable(config.data, source.images)
+    _check_learnable(config.data, source)
     if config.test_data:
         source = replace(source, **_test_data(config, source, data_root))
     binarization.check(config.data, source, config.binarization)
@@ -91,7 +96,8 @@ def load(config: Config, data_root: Path) -> Dataset:
         train, test = binarization.draw((train, test), scale, config.split_seed)
         scale = 1.0
     preprocessing = _preprocessing(source, config)
-    return Dataset(_public_name(config.data), train, test, scale, digest, preprocessing, source.classes, split)
+    name, notes = _public_name(config.data), source.notes
+    return Dataset(name, train, test, scale, digest, preprocessing, source.classes, split, notes)
 
 
 def _load_source(name: str, config: Config, data_root: Path) -> Source:
@@ -122,12 +128,14 @@ def _load_path(path: Path, config: Config) -> Source:
     raise DataError(f"{path}: expected a folder of images, a .npy or a .npz")
 
 
-def _check_learnable(name: str, images: Images) -> None:
+def _check_learnable(name: str, source: Source) -> None:
+    images = source.images
     if len(images) < 2:
         raise DataError(f"{name}: expected at least 2 images, one to train and one to test on, got {len(images)}")
     first = images.rows(np.array([0]))
     if all((chunk == first).all() for chunk in images.chunks()):
-        raise DataError(f"{name}: all {len(images)} images are equal: there is nothing to learn")
+        notes = "; ".join(("", *source.notes))
+        raise DataError(f"{name}: all {len(images)} images are equal: there is nothing to learn{notes}")
 
 
 def _test_data(config: Config, source: Source, data_root: Path) -> dict[str, Any]:
@@ -143,33 +151,62 @@ def _test_data(config: Config, source: Source, data_root: Path) -> dict[str, Any
         raise DataError(
             f"{config.test_data}: expected pixels like those of {config.data}, {source.kind}, got {other.kind}"
         )
-    return {"test": test, "classes": _common_classes(config, source, replace(other, images=test))}
+    test, classes = _with_common_classes(config, source, test, other.classes)
+    notes = (*source.notes, *other.notes, *_repeated(config, source.images, test))
+    return {"test": test, "classes": classes, "notes": notes}
 
 
-def _common_classes(config: Config, source: Source, other: Source) -> tuple[str, ...] | None:
-    """The names of the labels of both parts; labels without names are taken as numbers of those with.
+def _repeated(config: Config, train: Images, test: Images) -> list[str]:
+    """What to say about images that are in both parts. Of each, the first COMPARED_IMAGES are looked at."""
+    known = set(_hashes(train))
+    repeated = sum(each in known for each in _hashes(test))
+    if not repeated:
+        return []
+    all_compared = max(len(train), len(test)) <= COMPARED_IMAGES
+    compared = "" if all_compared else f" (of the first {COMPARED_IMAGES} of both)"
+    text = f"{repeated} of {len(test)} images are in {config.data}, too{compared}: they are no test"
+    return [f"{config.test_data}: {text}"]
 
-    DataError if they are missing in the test part, or mean something else there.
+
+def _hashes(images: Images) -> Iterator[bytes]:
+    """Of the pixels of each image, but for those after COMPARED_IMAGES."""
+    step = max(1, CHUNK_BYTES // images.pixels[:1].nbytes)
+    count = min(len(images), COMPARED_IMAGES)
+    for start in range(0, count, step):
+        for image in images.rows(np.arange(start, min(start + step, count))):
+            yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _with_common_classes(
+    config: Config, source: Source, test: Images, names: tuple[str, ...] | None
+) -> tuple[Images, tuple[str, ...] | None]:
+    """The test part with its labels numbered as those of the training part, and the names of both.
+
+    Labels without names are taken as numbers of those with. DataError if they are missing in the test part, or if it
+    has a class that the training part lacks.
     """
     if source.images.labels is None:
-        return other.classes
-    if other.images.labels is None:
+        return test, names
+    if test.labels is None:
         raise DataError(f"{config.test_data}: has no labels, but {config.data} has")
-    classes = source.classes or other.classes
+    classes = source.classes or names
     if classes is None:
-        return None
-    if other.classes and other.classes != classes:
+        return test, None
+    if names and set(names) - set(classes):
         raise DataError(
-            f"{config.test_data}: expected the classes of {config.data}, {', '.join(classes)}; "
-            f"got {', '.join(other.classes)}"
+            f"{config.test_data}: expected the classes of {config.data}, {', '.join(classes)}; got {', '.join(names)}"
         )
-    highest = max(int(source.images.labels.max()), int(other.images.labels.max()))
+    if names:
+        numbers = np.array([*map(classes.index, names), -1], np.int64)  # the last for the label -1
+        test = replace(test, labels=numbers[test.labels])
+    assert test.labels is not None
+    highest = max(int(source.images.labels.max()), int(test.labels.max()))
     if highest >= len(classes):
         raise DataError(
             f"{config.test_data} and {config.data}: expected labels from 0 to {len(classes) - 1}, of the classes "
             f"{', '.join(classes)}; got {highest}"
         )
-    return classes
+    return test, classes
 
 
 def _split(source: Source, config: Config) -> tuple[Images, Images, dict[str, Any]]:

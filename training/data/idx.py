@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.builtin import DIGIT_CLASSES
+from training.data.download import download
 from training.data.images import Images, Source
 from training.errors import DataError
 
@@ -31,7 +32,7 @@ def load(name: str, data_root: Path) -> Source:
     """
     folder = data_root / DATASETS[name] / "raw"
     if not all(_find(folder, stem) for stem in _stems()):
-        _download(name, data_root)
+        download(name, DATASETS[name], data_root)
     checksums = _checksums(name)
     train, test = (_load_part(folder, part, checksums) for part in PARTS)
     return Source(train, SCALE, _classes(name), test)
@@ -93,15 +94,3 @@ def _checksums(name: str) -> dict[str, str]:
     from torchvision import datasets
 
     return dict(getattr(datasets, DATASETS[name]).resources)
-
-
-def _download(name: str, data_root: Path) -> None:
-    from torchvision import datasets
-
-    try:
-        getattr(datasets, DATASETS[name])(root=str(data_root), download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{name}: not in {data_root} (VAEPORT_DATA_ROOT), and it could not be downloaded: {error}\n"
-            "Offline, use the built-in data set: --data digits"
-        ) from error

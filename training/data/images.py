@@ -41,6 +41,10 @@ class Images:
             return Images(self.pixels[index], labels)
         return Images(self.pixels, labels, index if self.order is None else self.order[index])
 
+    def some(self, most: int, seed: int) -> "Images":
+        """At most so many, drawn by the seed, in that order: the first of a folder with labels are all of one label."""
+        return self.take(np.random.default_rng(seed).permutation(len(self))[:most])
+
     def rows(self, index: NDArray[np.int64]) -> Pixels:
         """The pixels [n, C, H, W] of the images at `index`, in that order, in memory."""
         rows: Pixels = self.pixels[index if self.order is None else self.order[index]]
@@ -63,6 +67,7 @@ class Source:
         classes: the names of the labels 0, 1, ...; None where they have none.
         test: the test part that the data come with.
         binary: every pixel is 0 or 1.
+        notes: what the user should know of the loading.
     """
 
     images: Images
@@ -70,6 +75,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     test: Images | None = None
     binary: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[Images, ...]:

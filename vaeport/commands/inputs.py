@@ -7,7 +7,12 @@ from pathlib import Path
 from vaeport.errors import InvalidInputError
 
 # Those that `python -m training` reads from a folder.
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
+        *(".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:

@@ -1,0 +1,79 @@
+"""The pictures of a run show what their titles say."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from training import plots
+from training.config import Config
+from training.data import Images, load
+from training.model import VAE
+from training.plots import losses
+from training.run import Metrics, open_run
+
+
+def row(epoch: int, beta: float) -> Metrics:
+    terms = {"reconstruction": 50.0 / epoch, "kl": 3.0, "test_reconstruction": 60.0 / epoch, "test_kl": 2.0}
+    minimised = {"train_loss": 50.0 / epoch + beta * 3.0, "test_objective": 60.0 / epoch + beta * 2.0}
+    return {"epoch": epoch, **terms, **minimised}
+
+
+@pytest.mark.parametrize(
+    ("beta", "titles"),
+    [
+        (1.0, ["Negative ELBO", "Reconstruction", "KL divergence"]),
+        (4.0, ["Negative ELBO", "Reconstruction", "KL divergence", "What was minimised"]),
+    ],
+)
+def test_the_negative_elbo_is_the_sum_of_its_terms_whatever_was_minimised(beta: float, titles: list[str]) -> None:
+    axes = losses([row(1, beta), row(2, beta)]).axes
+    assert [each.get_title() for each in axes] == titles
+    assert [np.array(line.get_ydata()).tolist() for line in axes[0].lines] == [[53.0, 28.0], [62.0, 32.0]]
+    if beta != 1.0:
+        assert [np.array(line.get_ydata()).tolist() for line in axes[3].lines] == [[62.0, 37.0], [68.0, 38.0]]
+
+
+def test_pictures_show_held_out_images_of_all_classes(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, dataset = open_run(digits_run), load(Config(), Path("/nowhere"))
+    assert dataset.test.labels is not None
+    by_class = dataset.test.take(np.argsort(dataset.test.labels, kind="stable"))
+    seen: list[Images] = []
+
+    def spy(_model: object, shown: Images, _dataset: object) -> Figure:
+        seen.append(shown)
+        return Figure()
+
+    monkeypatch.setattr(plots, "reconstructions", spy)
+    monkeypatch.setattr(Figure, "savefig", lambda *arguments, **options: None)
+    rows = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    plots.plot_run(run, run.load_model()[0], dataclasses.replace(dataset, test=by_class), rows)
+    labels = seen[0].labels
+    assert labels is not None
+    assert len(set(labels[:30])) >= 8  # the first 30 are of two
+    assert sorted(labels) == sorted(dataset.test.labels)
+
+
+def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:
+    assert [each.get_title() for each in losses([row(1, 0.0)], autoencoder=True).axes] == ["Reconstruction"]
+
+
+def test_the_traversals_of_an_autoencoder_go_by_the_spread_of_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = torch.tensor([[1.0, -20.0, 5.0], [3.0, 20.0, 5.0]])
+    asked: list[torch.Tensor] = []
+
+    def decode(_model: object, latents: torch.Tensor, shape: tuple[int, int, int]) -> plots.Pictures:
+        asked.append(latents.clone())
+        return np.zeros((len(latents), *shape), np.float32)
+
+    monkeypatch.setattr(plots, "_decode", decode)
+    figure = plots.code_traversals(VAE(16, 8, 3), (1, 4, 4), codes)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1: 20.00", "0: 1.00", "2: 0.00"]
+    first, second, third = asked
+    torch.testing.assert_close(first[[0, 5, 10]], torch.tensor([[2.0, -60.0, 5.0], [2.0, 0.0, 5.0], [2.0, 60.0, 5.0]]))
+    assert second[:, 0].tolist() == pytest.approx(np.linspace(-1.0, 5.0, 11))
+    assert (third == codes.mean(0)).all()
