@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from training.errors import TrainingError
 
@@ -30,8 +32,8 @@ class Config:
     """digits (built in), mnist, fashion-mnist, cifar10, binarized-mnist (Larochelle's), or a path: a folder of images
     (subfolders are labels), .npy or .npz."""
 
-    run: Path = Path()
-    """The run directory to make; without it, runs/ and the name of the data."""
+    run: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: runs/NAME)")] = Path()
+    """The run directory to make; without it, runs/ and the name of the recipe, or else of the data."""
 
     test_data: str = ""
     """A path to test on, of the same kinds; without it, the data's own test part, or --test-fraction of the images."""
@@ -52,8 +54,8 @@ class Config:
     """Make every image grey (1) or colour (3); without it, grey if all are."""
 
     binarization: Literal["none", "dynamic", "threshold", "static"] = "none"
-    """Pixels as they are (grey); a fresh 0 or 1 each time an image is used, 1 with the pixel as its probability; 1
-    where the pixel is above a half; or one draw for the whole run."""
+    """Pixels as they are, between 0 and 1; a fresh 0 or 1 each time an image is used, 1 with the pixel as its
+    probability; 1 where the pixel is above a half; or one draw for the whole run."""
 
     network: Literal["mlp", "conv", "linear"] = "mlp"
     """Fully connected; convolutions, for heights and widths that 4 divides; or one linear map each way."""
@@ -154,9 +156,11 @@ class Config:
     """A TOML file with settings; those on the command line win."""
 
     def with_default_run(self) -> "Config":
-        """The same, with `run` filled in; ConfigError if the data have no name to give it."""
+        """The same, with `run` filled in; ConfigError if neither recipe nor data have a name to give it."""
         if self.run != Path():
             return self
+        if self.recipe is not None:
+            return replace(self, run=Path("runs") / self.recipe.stem)
         if Path(self.data).stem in ("", ".."):
             raise ConfigError(f"--run: {self.data!r} gives the run no name; name it")
         return replace(self, run=Path("runs") / Path(self.data).stem)

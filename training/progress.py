@@ -61,7 +61,7 @@ def _line(row: Metrics, config: Config) -> str:
     beta = f", beta still {row['beta']:.2f}" if rising else ""  # the loss may rise with it: say why
     return (
         f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}"
-        f"  train {row['train_loss']:.2f}  test {row['test_loss']:.2f}"
-        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats{beta})"
-        f"  {row['active_units']:g} active  {row['seconds']:.2f} s"
+        f"  train {row['train_loss']:.2f} nats (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f}{beta})"
+        f"  test {row['test_loss']:.2f} nats"
+        f"  {row['active_units']:g} of {config.latent_dim} latents active  {row['seconds']:.2f} s"
     )
