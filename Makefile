@@ -58,7 +58,7 @@ endef
 demo: $(STAMP)  ## train, export, serve and sample with the built-in data; prints the picture's path
 	@$(BIN)/python -m examples.demo
 
-train: $(STAMP)  ## DATA -> RUN
+train: $(STAMP)  ## DATA -> RUN (runs/NAME); RESUME=1 goes on with one that is there
 	@$(check-name)
 	@$(BIN)/python -m training --data '$(DATA)' --run '$(RUN)' --epochs $(EPOCHS) $(ARGS) $(if $(filter 1 yes true,$(RESUME)),--resume)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ def main() -> int:
             getattr(importlib.import_module(module), function)(sys.argv[2:])
         else:
             _export(tyro.cli(Options, prog="python -m export"))
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
+        return 141  # what shells say of SIGPIPE
     except (ExportError, VaeportError, OSError) as error:
         print(f"export: error: {error}", file=sys.stderr)
         return 1

@@ -33,12 +33,12 @@ for images of {shape} (channels x height x width).
 
 ![Samples of the prior]({SAMPLES})
 
-*Images that the model draws: the first rows of `model.sample(64, seed=0)`.*
+*Images that the model draws: the first rows of `model.sample(64, seed=0)`, as many as the picture has room for.*
 
 ![Traversals of latents]({TRAVERSALS})
 
 *One latent a row, from -3 to 3, the others at 0. On the left the latent and its KL divergence in nats: the larger
-it is, the more the model uses it.*
+it is, the more the model uses it. The rows are those with the largest, at most 8, and fewer where images are large.*
 {_reconstructions(manifest)}
 ## Use
 

@@ -17,7 +17,7 @@ from export.inputs import Rows
 from training.data import binarize
 from training.model import VAE
 from training.objective import kl_per_latent
-from vaeport.pictures import GAP_PIXELS, grid
+from vaeport.pictures import grid, labelled
 from vaeport.prior import standard_normal
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ MAX_BYTES = 100_000  # a picture that would be larger gets fewer rows, and small
 TILE_PIXELS, SMALL_TILE_PIXELS = 56, 32  # of the longer side, at most
 COLUMNS, ROWS = 8, 8
 STEPS = np.linspace(-3.0, 3.0, 9, dtype=np.float32)  # of a traversal; the middle one is the prior's mean
-LABEL_PIXELS, FONT_PIXELS = 64, 12
 SEED = 0
 NOISE_SEED = 0  # of a dynamic binarisation
 
@@ -104,22 +103,12 @@ def png(sheet: Sheet) -> bytes:
 
 def _draw(sheet: Sheet, tile: int) -> "Image.Image":
     """The rows, with their names on the left."""
-    from PIL import Image, ImageDraw, ImageFont
-
     height, width = sheet.images.shape[-2:]
     longer = max(height, width)
     scale = max(1, tile // longer) if longer <= tile else tile / longer
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     pictures = grid(sheet.images.reshape(-1, *sheet.images.shape[2:]), sheet.images.shape[1], size)
-    if not sheet.names:
-        return pictures
-    labelled = Image.new(pictures.mode, (pictures.width + LABEL_PIXELS, pictures.height), "white")
-    labelled.paste(pictures, (LABEL_PIXELS, 0))
-    draw, font = ImageDraw.Draw(labelled), ImageFont.load_default(FONT_PIXELS)
-    for row, name in enumerate(sheet.names):
-        middle = row * (size[0] + GAP_PIXELS) + size[0] // 2
-        draw.text((LABEL_PIXELS - 4, middle), name, fill="black", font=font, anchor="rm")
-    return labelled
+    return labelled(pictures, size, sheet.names)
 
 
 @torch.inference_mode()

@@ -25,6 +25,9 @@ def main() -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         run_command(name, sys.argv[2:])
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
+        return 141  # what shells say of SIGPIPE
     except (SettingsError, VaeportError, OSError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
         return 1

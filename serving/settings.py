@@ -147,7 +147,8 @@ class Settings:
     canary fails is NOT_SERVING until a later one passes."""
 
     grace: float = 30.0
-    """Seconds that accepted calls may take after that; a second signal ends at once."""
+    """Seconds that accepted calls may still take once new ones are refused, after --lame-duck-seconds; a second signal
+    ends at once."""
 
     http_port: int | None = None
     """TCP port of /metrics (Prometheus), /healthz and /readyz; 0 takes a free one, which the log names. None: there are

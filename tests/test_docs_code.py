@@ -55,6 +55,11 @@ def test_blocks_and_reasons_are_found(tmp_path: Path) -> None:
     ]
 
 
+def test_commands_are_written_as_they_are_typed_after_activation() -> None:
+    wrong = [b.place for b in BLOCKS if b.language == "sh" and re.search(r"(?<![\w-])\.venv/bin/", b.code)]
+    assert not wrong, f"the README says to activate .venv; these say its path: {wrong}"
+
+
 def test_data_and_queries_parse() -> None:
     for block in BLOCKS:
         if block.language == "yaml":

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import tyro
+
 from training.errors import TrainingError
 
 MIN_SIGMA = 0.0025  # of a Gaussian pixel in [0, 1]: exp(training.likelihood.MIN_LOG_SIGMA), rounded up
@@ -32,8 +34,8 @@ class Config:
     """digits (built in), mnist, fashion-mnist, cifar10, binarized-mnist (Larochelle's), or a path: a folder of images
     (subfolders are labels), .npy or .npz."""
 
-    run: Path = Path()
-    """The run directory to make; without it, runs/ and the name of the data."""
+    run: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: runs/NAME)")] = Path()
+    """The run directory to make; without it, runs/ and the name of the recipe, or else of the data."""
 
     test_data: str = ""
     """A path to test on, of the same kinds; without it, the data's own test part, or --test-fraction of the images."""
@@ -54,8 +56,8 @@ class Config:
     """Make every image grey (1) or colour (3); without it, grey if all are."""
 
     binarization: Literal["none", "dynamic", "threshold", "static"] = "none"
-    """Pixels as they are (grey); a fresh 0 or 1 each time an image is used, 1 with the pixel as its probability; 1
-    where the pixel is above a half; or one draw for the whole run."""
+    """Pixels as they are, between 0 and 1; a fresh 0 or 1 each time an image is used, 1 with the pixel as its
+    probability; 1 where the pixel is above a half; or one draw for the whole run."""
 
     network: Literal["mlp", "conv", "linear"] = "mlp"
     """Fully connected; convolutions, for heights and widths that 4 divides; or one linear map each way."""
@@ -158,9 +160,11 @@ class Config:
     """A TOML file with settings; those on the command line win."""
 
     def with_default_run(self) -> "Config":
-        """The same, with `run` filled in; ConfigError if the data have no name to give it."""
+        """The same, with `run` filled in; ConfigError if neither recipe nor data have a name to give it."""
         if self.run != Path():
             return self
+        if self.recipe is not None:
+            return replace(self, run=Path("runs") / self.recipe.stem)
         if _name_of(self.data) in ("", ".."):
             raise ConfigError(f"--run: {self.data!r} gives the run no name; name it")
         return replace(self, run=Path("runs") / _name_of(self.data))

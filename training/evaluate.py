@@ -22,13 +22,13 @@ from training.run import BEST, LAST, Run, locked, open_run
 
 PROBE_IMAGES = 10_000  # to fit the linear probe on
 SETTINGS = {
-    "grey": "grey pixels as Bernoulli targets; compare with figures of that kind alone",
+    "grey": "pixels between 0 and 1 as Bernoulli targets; compare with figures of that kind alone",
     "dynamic": "pixels drawn afresh each time (dynamic binarisation); compare with figures of that kind alone",
     "static": "pixels that are 0 or 1 for good (static binarisation); compare with figures on the same pixels alone",
     "threshold": "pixels cut at a half: another and easier data set than pixels that are drawn",
     "gaussian": "Gaussian densities of pixels in [0, 1], possibly positive; compare with figures of that kind alone",
 }
-NOT_A_LIKELIHOOD = "not a likelihood: grey targets"
+NOT_A_LIKELIHOOD = "not a likelihood: targets between 0 and 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class EvaluateOptions:
     """Take the weights of the last epoch, not those of the best."""
 
     grey_log_likelihood: bool = False
-    """Give --samples its figure on grey pixels, too, although it is no likelihood there."""
+    """Give --samples its figure on pixels between 0 and 1, too, although it is no likelihood there."""
 
     images: int | None = None
     """Score so many images alone, drawn with --seed, for a quick look."""
@@ -110,9 +110,9 @@ def evaluate_run(options: EvaluateOptions, data_root: Path) -> dict[str, Any]:
         raise DataError(f"{error} (if the data of the run have moved, --data and --test-data say where)") from error
     if setting_of(run) == "grey" and options.samples and not options.grey_log_likelihood:
         raise ConfigError(
-            "--samples: the targets of this run are grey pixels: importance weighting gives the likelihood of nothing; "
-            "train with --binarization (static, if they are 0 and 1 already), or say --grey-log-likelihood to have the "
-            "figure, labelled as such"
+            "--samples: the targets of this run are pixels between 0 and 1: importance weighting gives the likelihood "
+            "of nothing; train with --binarization (static, if they are 0 and 1 already), or say --grey-log-likelihood "
+            "to have the figure, labelled as such"
         )
     result = measure(run, dataset, options)
     print(json.dumps(result, indent=2) if options.json else table(result))

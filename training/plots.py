@@ -21,6 +21,7 @@ from training.run import Metrics, Run
 
 CPU = torch.device("cpu")
 COLUMNS = 10
+TRAVERSAL_STEPS = 11  # odd, so that 0 is one of them
 INTERPOLATIONS = 8
 TRAVERSED_LATENTS = 20
 SHOWN_IMAGES = 5000  # of the held-out ones, at most
@@ -96,15 +97,21 @@ def interpolations(model: VAE, dataset: Dataset, posterior: Posterior) -> Figure
 
 @torch.inference_mode()
 def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posterior) -> Figure:
-    """One latent at a time from -3 to 3, the others at the posterior mean of a held-out image, by falling KL."""
-    order = posterior.kl.mean(0).argsort(descending=True)[:TRAVERSED_LATENTS]
+    """One active latent at a time from -3 to 3, the others at the posterior mean of a held-out image, by falling KL."""
+    used = active(posterior.mean)
+    order = posterior.kl.mean(0).argsort(descending=True)
+    chosen = (order[used[order]] if used.any() else order)[:TRAVERSED_LATENTS]
     rows = []
-    for latent in order:
-        latents = posterior.mean[:1].repeat(COLUMNS, 1)
-        latents[:, latent] = torch.linspace(-3.0, 3.0, COLUMNS)
+    for latent in chosen:
+        latents = posterior.mean[:1].repeat(TRAVERSAL_STEPS, 1)
+        latents[:, latent] = torch.linspace(-3.0, 3.0, TRAVERSAL_STEPS)
         rows.append(_decode(model, latents, image_shape))
-    names = [f"{int(latent)}: {posterior.kl[:, latent].mean():.2f}" for latent in order]
-    return _tiles(rows, "Each latent from -3 to 3 (left: its number and KL in nats)", names)
+    names = [f"{int(latent)}: {posterior.kl[:, latent].mean():.2f}" for latent in chosen]
+    title = (
+        f"{len(chosen)} of {len(used)} latents ({int(used.sum())} are active), each from -3 to 3 by steps of 0.6\n"
+        "the others: posterior mean of the first held-out image (left: number and KL in nats)"
+    )
+    return _tiles(rows, title, names)
 
 
 @torch.inference_mode()

@@ -59,9 +59,9 @@ def silence() -> Iterator[Callable[[Metrics], None]]:
 def _line(row: Metrics, config: Config) -> str:
     return (
         f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}"
-        f"  train {row['train_loss']:.2f}  test {row['test_loss']:.2f}"
-        f"  (reconstruction {row['reconstruction']:.2f} + KL {row['kl']:.2f} nats{_weight(row, config)})"
-        f"  {row['active_units']:g} active  {row['seconds']:.2f} s"
+        f"  train {row['train_loss']:.2f} nats (reconstruction {row['reconstruction']:.2f}"
+        f" + KL {row['kl']:.2f}{_weight(row, config)})  test {row['test_loss']:.2f} nats"
+        f"  {row['active_units']:g} of {config.latent_dim} latents active  {row['seconds']:.2f} s"
     )
 
 

@@ -13,16 +13,27 @@ from training.run import Metrics, Run
 from training.schedules import Plan
 
 NAMES = {
-    "train_loss": "training: what was minimised",
+    "train_loss": "training: loss, which was minimised",
     "reconstruction": "training: reconstruction",
-    "kl": "training: KL divergence",
-    "test_loss": "test: negative bound, beta 1",
+    "kl": "training: KL",
+    "test_loss": "test: {bound}",
     "test_objective": "test: what was minimised",
     "test_reconstruction": "test: reconstruction",
-    "test_kl": "test: KL divergence",
-    "active_units": "test: active latents",
+    "test_kl": "test: KL",
+    "active_units": "test: active units (latents in use)",
     "sigma": "sigma of a pixel",
 }
+CAPTIONS = {
+    "reconstructions": "Held-out images, each above what the model makes of its posterior mean.",
+    "samples": "Images decoded from latents of the prior.",
+    "traversals": "What each active latent does, the others staying where they are for one held-out image.",
+    "kl_per_latent": "How much each latent is used; those in grey are not.",
+    "latents": "Where the posteriors of held-out images lie in the latent space.",
+    "losses": "The negative ELBO and its terms, epoch by epoch; what was minimised, where that is something else.",
+    "interpolations": "The way between two held-out images, along a line in the latent space.",
+    "latent_grid": "The plane of the two latents, decoded.",
+}
+CODE_TRAVERSALS = "What each code does within three standard deviations of its mean, the others staying at theirs."
 
 
 def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
@@ -41,12 +52,13 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
         ["The KL divergence rises while the latents come into use: that is learning, not a fault."],
         compared(run),
         [
-            "Measures of the best weights:",
+            "Measures of the best weights on the test images. Their latents are drawn anew, so that reconstruction and",
+            "ELBO differ a little from the table's:",
             "",
             *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
         ],
-        [f"![{path.stem}]({path.relative_to(run.path).as_posix()})" for path in pictures],
-        ["Again:", "", f"    {_program(run)} training {shlex.join(run.config.arguments())}"],
+        *(_picture(path, run) for path in pictures),
+        ["The same run once more:", "", f"    {_program(run)} training {shlex.join(run.config.arguments())}"],
         [f"Commit of the code: {run.description['git_commit']}"] if run.description["git_commit"] else [],
     )
     text = "\n\n".join("\n".join(section) for section in sections if section)
@@ -98,12 +110,28 @@ def _head(run: Run) -> list[str]:
 
 def _losses(run: Run) -> Iterator[str]:
     best, last = run.description["best"], run.description["last"]
-    yield f"| one draw of the latent | best (epoch {best['epoch']}) | last (epoch {last['epoch']}) |"
+    yield f"| nats per image | best weights (epoch {best['epoch']}) | last weights (epoch {last['epoch']}) |"
     yield "|---|---|---|"
     for key, name in NAMES.items():
         if key in best and (key != "test_objective" or _judged_apart(best, last)):
             digits = {"active_units": 0, "sigma": 4}.get(key, 2)
-            yield f"| {name} | {best[key]:.{digits}f} | {last[key]:.{digits}f} |"
+            yield f"| {name.format(bound=_bound(run))} | {best[key]:.{digits}f} | {last[key]:.{digits}f} |"
+
+
+def _bound(run: Run) -> str:
+    """What the test loss is."""
+    config = run.config
+    if config.autoencoder:
+        return "loss, the reconstruction alone"
+    if config.objective == "elbo":
+        return "negative ELBO"
+    return f"negative importance-weighted bound, {config.importance_samples} draws"
+
+
+def _picture(path: Path, run: Run) -> list[str]:
+    codes = run.config.autoencoder and path.stem == "traversals"
+    caption = CODE_TRAVERSALS if codes else CAPTIONS[path.stem]
+    return [f"![{path.stem}]({path.relative_to(run.path).as_posix()})", "", f"*{caption}*"]
 
 
 def _judged_apart(best: Metrics, last: Metrics) -> bool:

@@ -156,7 +156,10 @@ def create_run(config: Config, dataset: Dataset, device: str) -> Run:
     if config.run.exists() and not config.run.is_dir():
         raise RunError(f"{config.run}: is there already, and no directory")
     if config.run.is_dir() and any(path.name != HELDOUT and path.name[0] != "." for path in config.run.iterdir()):
-        raise RunError(f"{config.run}: is there already; go on with it by --resume, or choose another --run")
+        raise RunError(
+            f"{config.run}: is there already; go on with it by --resume, or choose another --run; with make, by "
+            "RESUME=1 or RUN=..."
+        )
     run = planned_run(config, dataset)
     run.build_model()  # before anything is written: the network may not take these images
     config.run.mkdir(parents=True, exist_ok=True)

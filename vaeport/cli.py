@@ -68,7 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = "; --dimensions takes commas, as in 0,3" if getattr(options, "dimensions", None) else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     command: Callable[[argparse.Namespace], int | None] = options.command
     return command(options) or OK
 

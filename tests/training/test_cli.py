@@ -1,6 +1,7 @@
 """The command that trains: its files, its pictures, and errors without a traceback."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,21 @@ def test_a_two_dimensional_latent_gets_all_pictures_and_a_report(tmp_path: Path)
             assert np.asarray(image.convert("L")).std() > 5, f"{path} shows nothing"
     report = (run / "report.md").read_text()
     assert all(f"(plots/{name}.png)" in report for name in names)
+    assert all(f"(plots/{name}.png)\n\n*" in report for name in names)  # each with a sentence of its own
+    assert "| test: negative ELBO |" in report
+    line = r"train [\d.]+ nats \(reconstruction [\d.]+ \+ KL [\d.]+\)  test [\d.]+ nats  \d of 2 latents active  "
+    assert re.search(line, done.stdout)
     assert f"python -m training --data digits --run {run} --latent-dim 2 --hidden-dims 16 --epochs 2\n" in report
+
+
+@pytest.mark.parametrize("module", ["training", "export", "serving"])
+def test_a_reader_who_has_gone_is_141_and_no_noise(module: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        command = [sys.executable, "-m", module, "--help"]
+        done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_help_explains_every_setting() -> None:
@@ -152,7 +167,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
 def test_an_existing_run_is_refused(digits_run: Path) -> None:
     done = run_training("--run", str(digits_run))
     assert done.returncode == 1
-    assert "is there already; go on with it by --resume" in done.stderr
+    assert "go on with it by --resume, or choose another --run; with make, by RESUME=1" in done.stderr
 
 
 def test_the_data_root_is_that_of_the_environment(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_log_likelihood_on_grey_pixels_is_refused_or_labelled(run: Path) -> No
         evaluated(run, samples=10)
     assert open_run(run).description["evaluation"] is None
     found = evaluated(run, samples=10, grey_log_likelihood=True)
-    assert found["log_likelihood"]["label"] == "not a likelihood: grey targets"
+    assert found["log_likelihood"]["label"] == "not a likelihood: targets between 0 and 1"
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "static", "threshold"])

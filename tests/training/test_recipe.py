@@ -54,6 +54,12 @@ def test_a_broken_recipe_is_refused(tmp_path: Path, text: str, message: str) -> 
         parse("--recipe", str(tmp_path / "r.toml"))
 
 
+def test_a_recipe_names_the_run() -> None:
+    assert Config("mnist", recipe=Path("recipes/iwae-k5.toml")).with_default_run().run == Path("runs/iwae-k5")
+    assert Config("mnist", recipe=Path("x.toml"), run=Path("mine")).with_default_run().run == Path("mine")
+    assert Config("mnist").with_default_run().run == Path("runs/mnist")
+
+
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         parse("--recipe", str(tmp_path / "none.toml"))

@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["info", "--server", "127.0.0.1:1"], "127.0.0.1:1: failed to connect"),
+        (["info", "--server", "127.0.0.1:1"], "no server at 127.0.0.1:1 (Connection refused); start one with"),
         (["info", "--package", "/nowhere"], "/nowhere: no such folder"),
         (
             ["info", "--package", "PACKAGE", "--model", "x"],
@@ -64,8 +64,14 @@ def test_the_same_seed_gives_the_same_picture_from_server_and_package(
         (["info", "--token-file", "/dev/null"], "--token-file: expected a token, got nothing in /dev/null"),
         (["info", "--server", "localhost"], "address: expected host:port"),
         (["sample", "--package", "PACKAGE", "-n", "0"], "count: expected at least 1 row"),
-        (["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"], "No such file or directory"),
-        (["sample", "--package", "PACKAGE", "-o", "grid.unknown"], "path: expected a suffix such as .png"),
+        (
+            ["sample", "--package", "PACKAGE", "-o", "/nowhere/grid.png"],
+            "-o: expected a folder that exists, got /nowhere",
+        ),
+        (
+            ["sample", "--package", "PACKAGE", "-o", "grid.unknown"],
+            "-o: expected a picture such as X.png, X.npy or X.npz",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_exit_status_1(
@@ -107,6 +113,25 @@ def test_a_grid_holds_every_image_in_reading_order(tmp_path: Path) -> None:
             (0, 0, 255),
             (255, 255, 255),
         ]
+
+
+def test_a_small_image_is_enlarged_with_each_pixel_as_a_square(tmp_path: Path) -> None:
+    save_grid(np.array([[[[0.0, 1.0], [0.2, 0.6]]]], np.float32), tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert {grid.getpixel((x, y)) for x in range(32) for y in range(32)} == {0}
+        assert len(grid.getcolors() or []) == 4
+
+
+def test_names_stand_beside_rows_and_above_columns(tmp_path: Path) -> None:
+    images = np.ones((6, 1, 64, 64), np.float32)
+    for path, names in (("plain.png", ()), ("named.png", ("a", "b"))):
+        save_grid(images, tmp_path / path, 3, row_names=names, column_names=["-1", "0", "1"] if names else ())
+    with Image.open(tmp_path / "plain.png") as plain, Image.open(tmp_path / "named.png") as named:
+        assert plain.getextrema() == (255, 255)
+        left, top = named.width - plain.width, named.height - plain.height
+        assert np.asarray(named)[top : top + 64, :left].min() < 128
+        assert np.asarray(named)[:top, left + 66 : left + 130].min() < 128
+        assert named.crop((left, top, *named.size)).getextrema() == (255, 255)
 
 
 def test_only_grey_and_colour_make_a_picture(tmp_path: Path) -> None:

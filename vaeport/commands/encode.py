@@ -1,38 +1,52 @@
 """`vaeport encode`."""
 
 import argparse
+import csv
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from vaeport.commands import flags
-from vaeport.commands.inputs import image_files
-from vaeport.commands.outputs import progress, replacing
+from vaeport.commands.inputs import image_files, shown
+from vaeport.commands.outputs import check_folder, progress, replacing
 from vaeport.commands.source import model_of, open_source
+from vaeport.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from vaeport.commands.flags import Commands
     from vaeport.commands.source import Source
     from vaeport.results import Encoding
 
+SUFFIXES = (".npz", ".npy", ".csv")
+
 
 def encode(options: argparse.Namespace) -> None:
-    """Write the posterior of each image to a .npz file, and print its path.
-    It holds `mean` and `log_var`, float32 [images, latent_dim], in the order of `paths`, and `model` and `version`.
+    """Write the posterior of each image to a file, and print its path.
+    A .npz holds `mean` and `log_var`, float32 [images, latent_dim], in the order of `paths`, and `model` and `version`;
+    a .npy holds the mean alone; a .csv has a line for each image: path, mean_0, ..., log_var_0, ...
     Images are prepared as in training. A few hundred of them are in memory at a time, however many there are.
     """
     import numpy as np
 
+    if options.output.suffix not in SUFFIXES:
+        raise InvalidInputError.of("-o", expected="X.npz, X.npy or X.csv", got=options.output)
+    check_folder(options.output)
     paths = image_files(options.images)
     with replacing(options.output) as file, open_source(options) as source:
         encoding = _encode(source, paths)
-        np.savez(
-            file,
-            mean=encoding.mean,
-            log_var=encoding.log_var,
-            paths=np.array([str(path) for path in paths]),
-            model=np.array(model_of(source).name),
-            version=np.array(encoding.version),
-        )
+        if options.output.suffix == ".csv":
+            _write_csv(file, paths, encoding)
+        elif options.output.suffix == ".npy":
+            np.save(file, encoding.mean)
+        else:
+            np.savez(
+                file,
+                mean=encoding.mean,
+                log_var=encoding.log_var,
+                paths=np.array([str(path) for path in paths]),
+                model=np.array(model_of(source).name),
+                version=np.array(encoding.version),
+            )
     print(options.output)
 
 
@@ -44,8 +58,8 @@ def add(commands: "Commands") -> None:
     ]
     parents = [flags.images(), flags.source()]
     command = flags.add_command(commands, encode, "the latents of images", examples, parents)
-    default = Path("latents.npz")
-    command.add_argument("-o", "--output", type=Path, default=default, metavar="PATH", help="(%(default)s)")
+    default, text = Path("latents.npz"), "X.npz for everything (%(default)s), X.npy for the means, or X.csv"
+    command.add_argument("-o", "--output", type=Path, default=default, metavar="PATH", help=text)
 
 
 def _encode(source: "Source", paths: list[Path]) -> "Encoding":
@@ -57,3 +71,14 @@ def _encode(source: "Source", paths: list[Path]) -> "Encoding":
             encodings.append(encoding)
             advance(len(encoding.mean))
     return join(encodings)
+
+
+def _write_csv(file: IO[bytes], paths: list[Path], encoding: "Encoding") -> None:
+    """A line for each image, with a header; as many digits as tell float32 apart."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    latents = range(encoding.mean.shape[1])
+    writer.writerow(["path", *(f"mean_{i}" for i in latents), *(f"log_var_{i}" for i in latents)])
+    for path, mean, log_var in zip(paths, encoding.mean, encoding.log_var, strict=True):
+        writer.writerow([shown(path), *map(str, mean), *map(str, log_var)])
+    text.detach()  # which writes out the rest and leaves the file open

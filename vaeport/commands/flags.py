@@ -82,20 +82,28 @@ def images() -> argparse.ArgumentParser:
 
 def add_picture(command: argparse.ArgumentParser, name: str) -> None:
     """Where the picture goes."""
-    text = "a picture (%(default)s), or X.npy for the numbers: float32 [N, C, H, W] in [0, 1]"
+    text = "a picture (%(default)s), or X.npy or X.npz for the numbers: float32 [N, C, H, W] in [0, 1]"
     command.add_argument("-o", "--output", type=Path, default=Path(name), metavar="PATH", help=text)
 
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text}")
     return number
 
 
 def positive_seconds(text: str) -> float:
     """A finite number above 0."""
-    if not 0 < (number := float(text)) < math.inf:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
     return number
 

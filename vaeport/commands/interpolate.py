@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaeport.commands import flags
-from vaeport.commands.outputs import save_images
+from vaeport.commands.outputs import check_images, save_images
 from vaeport.commands.source import open_source
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ def interpolate(options: argparse.Namespace) -> None:
     """Write the images on the way from one to another, in latent space, as a strip. Its ends are the reconstructions
     of A and B.
     """
+    check_images(options.output)
     with open_source(options) as source:
         images = source.interpolate(options.a, options.b, options.steps, spherical=options.spherical)
     save_images(images, options.output, columns=options.steps)

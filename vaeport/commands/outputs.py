@@ -6,38 +6,69 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from vaeport.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 CLEAR_LINE = "\r\x1b[K"
-NUMBERS = ".npy"
+ARRAYS = (".npy", ".npz")
+
+
+def check_images(path: Path) -> None:
+    """See that `save_images` can write there, before anything is computed.
+
+    Raises:
+        InvalidInputError: no such folder, or a suffix of neither an array nor a picture.
+    """
+    check_folder(path)
+    if path.suffix not in ARRAYS:
+        from vaeport.pictures import is_written
+
+        if not is_written(path):
+            raise InvalidInputError.of("-o", expected="a picture such as X.png, X.npy or X.npz", got=path)
+
+
+def check_folder(path: Path) -> None:
+    """Raise InvalidInputError if `path` is in no folder."""
+    if not path.parent.is_dir():
+        raise InvalidInputError.of("-o", expected="a folder that exists", got=path.parent)
 
 
 def save_images(
-    images: "NDArray[np.float32]", path: Path, columns: int | None = None, picture: "NDArray[np.float32] | None" = None
+    images: "NDArray[np.float32]",
+    path: Path,
+    columns: int | None = None,
+    picture: "NDArray[np.float32] | None" = None,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
 ) -> None:
-    """Write images as one picture, or as an array if `path` ends in .npy, and print the path.
+    """Write images as one picture, or as an array if `path` ends in .npy or .npz, and print the path.
 
     Args:
-        images: float32 [N, C, H, W] in [0, 1].
+        images: float32 [N, C, H, W] in [0, 1]; `images` in a .npz.
         path: where to.
         columns: images in a row of the picture; None makes it about square.
         picture: what the picture shows, if that is not `images` alone.
+        row_names, column_names: what stands beside the picture's rows and above its columns.
     """
-    if path.suffix == NUMBERS:
+    if path.suffix in ARRAYS:
         import numpy as np
 
         with replacing(path) as file:
-            np.save(file, images)
+            if path.suffix == ".npz":
+                np.savez(file, images=images)
+            else:
+                np.save(file, images)
     else:
         from vaeport.pictures import save_grid
 
-        save_grid(images if picture is None else picture, path, columns)
+        save_grid(images if picture is None else picture, path, columns, row_names, column_names)
     print(path)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vaeport.commands import flags
 from vaeport.commands.inputs import image_files
-from vaeport.commands.outputs import save_images
+from vaeport.commands.outputs import check_images, save_images
 from vaeport.commands.source import model_of, open_source
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ LIMIT = 64  # images that a person looks at
 
 def reconstruct(options: argparse.Namespace) -> None:
     """Encode and decode images, and write a picture: rows of images as the model sees them, each above the row of what
-    it makes of them. A .npy gets the reconstructions alone.
+    it makes of them. A .npy or .npz gets the reconstructions alone.
     """
     from vaeport.arrays import as_pixels, to_float
     from vaeport.inputs import read_images
 
+    check_images(options.output)
     paths = image_files(options.images)
     if len(paths) > options.limit:
         print(f"vaeport: the first {options.limit} of {len(paths)} images; --limit takes more", file=sys.stderr)

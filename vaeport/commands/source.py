@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaeport.commands.flags import DEFAULT_TIMEOUT
-from vaeport.errors import InvalidInputError
+from vaeport.errors import InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import TypeAlias
 
     from vaeport.client import Client
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FOR_A_SERVER = ("model", "model_version", "timeout", "tls", "ca", "cert", "key", "token_file")
 FOR_A_PACKAGE = ("precision", "device")
+NOBODY_LISTENS = ("Connection refused", "No such file or directory")  # in the text of a failed connection
 
 
 def open_source(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Source]":
@@ -30,7 +32,7 @@ def open_source(options: argparse.Namespace) -> "contextlib.AbstractContextManag
     """
     if options.package is None:
         _refuse(options, FOR_A_PACKAGE, "for a --package; a server has its own")
-        return _client(options)
+        return _asking(options)
     _refuse(options, FOR_A_SERVER, "for a server; a --package is one model, in this process")
     from vaeport.model import load
 
@@ -59,6 +61,22 @@ def model_of(source: "Source") -> "ModelInfo":
             return model
     names = ", ".join(model.name for model in info.models)
     raise InvalidInputError.of("--model", expected=f"one of {names}", got="no name")
+
+
+@contextlib.contextmanager
+def _asking(options: argparse.Namespace) -> "Iterator[Client]":
+    """A client, whose error says what to do if nobody listens at the address."""
+    with _client(options) as client:
+        try:
+            yield client
+        except UnavailableError as error:
+            reason = next((text for text in NOBODY_LISTENS if text in str(error)), None)
+            if reason is None:
+                raise
+            raise UnavailableError(
+                f"no server at {options.server} ({reason}); start one with `python -m serving --models DIR`, "
+                "or give --package"
+            ) from error
 
 
 def _client(options: argparse.Namespace) -> "Client":

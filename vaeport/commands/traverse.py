@@ -1,14 +1,17 @@
 """`vaeport traverse`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaeport.commands import flags
-from vaeport.commands.outputs import save_images
+from vaeport.commands.outputs import check_images, save_images
 from vaeport.commands.source import open_source
 from vaeport.errors import InvalidInputError
+from vaeport.manifest import MANIFEST_NAME, Manifest
+from vaeport.versions import default_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,15 +21,35 @@ if TYPE_CHECKING:
     from vaeport.commands.source import Source
 
 
+class Use(NamedTuple):
+    """How much a model uses its latents: the KL of each in nats, and how many are active."""
+
+    kl: Sequence[float]
+    active: int
+
+
 def traverse(options: argparse.Namespace) -> None:
     """Vary the latent dimensions, one a row, from -RANGE to RANGE, and write what the decoder makes of that.
-    The other dimensions stay where IMAGE has its posterior mean; without one, at 0, the mean of the prior.
+    The other dimensions stay where IMAGE has its posterior mean; without one, at 0, the mean of the prior. The picture
+    has the value above each column and the latent's number beside each row, with its KL in nats where --package has
+    it: there the rows are the active latents, by falling KL. A server does not say which are active, so all are rows.
     """
+    check_images(options.output)
+    _check_image(options.image)
     with open_source(options) as source:
         base = _base(source, options.image)
-        chosen = range(len(base)) if options.dimensions is None else options.dimensions
-        images = source.decode(traversal(base, chosen, options.range, options.steps))
-    save_images(images, options.output, columns=options.steps)
+        use = _use(options.package, len(base)) if options.package else None
+        chosen = _chosen(options.dimensions, use, len(base))
+        latents = traversal(base, chosen, options.range, options.steps)
+        images = source.decode(latents)
+    values = latents[: options.steps, chosen[0]]
+    save_images(
+        images,
+        options.output,
+        columns=options.steps,
+        row_names=[f"latent {i}, KL {use.kl[i]:.2f}" if use else f"latent {i}" for i in chosen],
+        column_names=[f"{value:.3g}" for value in values],
+    )
 
 
 def add(commands: "Commands") -> None:
@@ -38,7 +61,10 @@ def add(commands: "Commands") -> None:
     command = flags.add_command(commands, traverse, "what each latent dimension does", examples, [flags.source()])
     command.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="an image file to start from")
     command.add_argument(
-        "--dimensions", type=_dimensions, metavar="I,J,...", help="these alone, in this order, counted from 0"
+        "--dimensions",
+        type=_dimensions,
+        metavar="I,J,...",
+        help="these alone, in this order, counted from 0, with commas between",
     )
     command.add_argument("--range", type=float, default=3.0, metavar="R", help="how far, in latent units (%(default)s)")
     command.add_argument("--steps", type=flags.positive, default=9, metavar="N", help="images in a row (%(default)s)")
@@ -82,5 +108,35 @@ def _base(source: "Source", image: Path | None) -> "NDArray[np.float32]":
     return mean
 
 
+def _check_image(image: Path | None) -> None:
+    """Raise InvalidInputError for what was meant as one more of --dimensions."""
+    if image is not None and image.name.isdecimal() and not image.exists():
+        raise InvalidInputError.of("IMAGE", expected="a file (--dimensions takes commas, as in 0,3)", got=image)
+
+
+def _use(package: Path, latent_dim: int) -> Use | None:
+    """What the package keeps of `python -m training evaluate`; None if it keeps nothing, or something else."""
+    folder = package if (package / MANIFEST_NAME).exists() else default_package(package)
+    evaluation = Manifest.from_json((folder / MANIFEST_NAME).read_bytes()).training.get("evaluation") or {}
+    kl, active = evaluation.get("kl_per_latent"), evaluation.get("active_units")
+    if not (isinstance(kl, list) and len(kl) == latent_dim and all(type(nats) in (int, float) for nats in kl)):
+        return None
+    return Use(kl, active) if type(active) is int and 0 <= active <= latent_dim else None
+
+
+def _chosen(dimensions: list[int] | None, use: Use | None, latent_dim: int) -> list[int]:
+    """Those that were named; else the active ones by falling KL, if that is known; else all."""
+    if dimensions is not None:
+        return dimensions
+    if use is None or use.active == 0:
+        return list(range(latent_dim))
+    if use.active < latent_dim:
+        print(f"vaeport: the {use.active} active of {latent_dim} latents; --dimensions takes others", file=sys.stderr)
+    return sorted(range(latent_dim), key=lambda i: -use.kl[i])[: use.active]
+
+
 def _dimensions(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers with commas between, as in 0,3, got {text}") from None

@@ -88,4 +88,4 @@ def test_an_interruption_ends_all_callers() -> None:
 
 def test_a_server_that_is_not_there_is_an_error_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--server", "127.0.0.1:1", "--timeout", "0.5", "--seconds", "3600"]) == 1
-    assert capsys.readouterr().err.startswith("vaeport: error: 127.0.0.1:1: ")
+    assert capsys.readouterr().err.startswith("vaeport: error: no server at 127.0.0.1:1 ")

@@ -57,8 +57,14 @@ def test_a_full_disk_is_one_line(package: Path) -> None:
         (["encode", "PHOTOS/a.PNG", "PHOTOS/nowhere.png"], "No such file or directory: 'PHOTOS/nowhere.png'"),
         (["encode", "PHOTOS/notes.txt"], "images: expected a readable picture, got PHOTOS/notes.txt"),
         (["score", "EMPTY"], "EMPTY: no image files here or below (.bmp, "),
-        (["encode", "PHOTOS", "-o", "/nowhere/x.npz"], "No such file or directory: '/nowhere/"),
-        (["reconstruct", "PHOTOS", "-o", "grid.unknown"], "path: expected a suffix such as .png, got grid.unknown"),
+        (["encode", "PHOTOS", "-o", "/nowhere/x.npz"], "-o: expected a folder that exists, got /nowhere"),
+        (["encode", "PHOTOS", "-o", "x.parquet"], "-o: expected X.npz, X.npy or X.csv, got x.parquet"),
+        (["reconstruct", "PHOTOS", "-o", "grid.unknown"], "-o: expected a picture such as X.png, X.npy or X.npz, got"),
+        (["sample", "-n", "1025"], "-n: expected at most 1024 in a picture; -o X.npy or X.npz takes more, got 1025"),
+        (
+            ["traverse", "--dimensions", "3", "2"],
+            "IMAGE: expected a file (--dimensions takes commas, as in 0,3), got 2",
+        ),
         (["interpolate", "PHOTOS/a.PNG", "PHOTOS/b.png", "--steps", "1"], "steps: expected at least 2, got 1"),
         (["traverse", "--dimensions", "0,5"], "--dimensions: expected 0 to 4, got 5"),
         (["traverse", "--range", "nan"], "latents: expected values finite"),
@@ -108,6 +114,24 @@ def test_a_failure_leaves_the_file_that_was_there(package: Path, photos: Path, t
     assert output.read_text() == "of yesterday"
 
 
+def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: list[Path]
+) -> None:
+    monkeypatch.setattr("vaeport.commands.source._client", lambda _: pytest.fail("the server was asked"))
+    image = str(files[0])
+    for command in (["sample"], ["encode", image], ["reconstruct", image], ["interpolate", image, image], ["traverse"]):
+        assert main([*command, "-o", "/nowhere/x.npz"]) == 1
+        assert capsys.readouterr().err == "vaeport: error: -o: expected a folder that exists, got /nowhere\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nowhere"])
+def test_where_no_server_is_the_error_says_how_to_start_one(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--server", address, "--timeout", "0.5"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"vaeport: error: no server at {address} (")
+    assert said.endswith("; start one with `python -m serving --models DIR`, or give --package\n")
+
+
 @pytest.mark.parametrize("flag", [["--precision", "fp32"], ["--device", "auto"]])
 def test_flags_of_a_package_are_refused_with_a_server(
     flag: list[str], server: ServerProcess, capsys: pytest.CaptureFixture[str]
@@ -142,3 +166,20 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
         main(arguments)
     assert end.value.code == 2
     assert "usage: vaeport" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["traverse", "--dimensions", "a"], "expected integers with commas between, as in 0,3, got a"),
+        (["traverse", "--dimensions", "15", "2", "5"], "arguments: 5; --dimensions takes commas, as in 0,3"),
+        (["bench", "--seconds", "soon"], "expected a positive number of seconds, got soon"),
+        (["bench", "--rows", "few"], "expected an integer of at least 1, got few"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_without_names_of_the_code(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err

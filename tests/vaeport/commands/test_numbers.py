@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vaeport
 from tests.support import ServerProcess
@@ -82,7 +83,7 @@ def test_a_traversal_decodes_what_differs_in_one_dimension_a_row(
 ) -> None:
     where, source = asked
     output = tmp_path / "grid.npy"
-    assert main(["traverse", *where, "-o", str(output)]) == 0
+    assert main(["traverse", *where, "--dimensions", "0,1,2,3,4", "-o", str(output)]) == 0
     prior = np.zeros(5, np.float32)
     assert np.load(output).tobytes() == source.decode(traversal(prior, range(5), 3.0, 9)).tobytes()
     chosen = ["--dimensions", "4,0", "--range", "2", "--steps", "3"]
@@ -120,19 +121,60 @@ def test_scores_are_those_of_the_library_however_many_there_are(
     for images in (found["images"], rows):
         assert [row["path"] for row in images] == [str(path) for path in many]
         for name in COLUMNS:
+            if name == "log_likelihood":  # of grey pixels it is no likelihood
+                assert {row[name] for row in images} == {"" if images is rows else None}
+                continue
             column = getattr(expected, name)
             assert column is not None
             assert np.array([row[name] for row in images], np.float32).tobytes() == column.tobytes(), name
 
 
-def test_a_seed_that_was_drawn_is_said_and_gives_the_same_again(
+def test_without_flags_two_scores_of_an_image_are_the_same(
     package: Path, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["score", *map(str, files), "--package", str(package)]
-    assert main([*arguments, "--json"]) == 0
+    arguments = ["score", *map(str, files), "--package", str(package), "--json"]
+    assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert main([*arguments, "--json", "--seed", str(json.loads(first)["seed"])]) == 0
+    assert main(arguments) == 0
     assert capsys.readouterr().out == first
+    assert (json.loads(first)["seed"], json.loads(first)["importance_samples"]) == (0, 16)
+
+
+@pytest.mark.parametrize(("draws", "shown"), [("1", False), ("2", True)])
+def test_the_bound_is_shown_where_it_bounds_a_likelihood(
+    draws: str, shown: bool, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "black.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)  # whose pixels are binary
+    arguments = ["score", str(image), "--package", str(package), "--importance-samples", draws]
+    assert main([*arguments, "--json"]) == 0
+    assert (json.loads(capsys.readouterr().out)["images"][0]["log_likelihood"] is not None) == shown
+    assert main(arguments) == 0
+    assert ("log_likelihood" in capsys.readouterr().out) == shown
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_encode_writes_what_the_suffix_says(
+    suffix: str, asked: Asked, photos: Path, files: list[Path], tmp_path: Path
+) -> None:
+    where, source = asked
+    output, expected = tmp_path / f"latents{suffix}", source.encode(files)
+    assert main(["encode", str(photos), *where, "-o", str(output)]) == 0
+    if suffix == ".npy":
+        assert np.load(output).tobytes() == expected.mean.tobytes()
+        return
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [row["path"] for row in rows] == [str(path) for path in files]
+    for name in ("mean", "log_var"):
+        found = np.array([[row[f"{name}_{i}"] for i in range(source.latent_dim)] for row in rows], np.float32)
+        assert found.tobytes() == getattr(expected, name).tobytes()
+
+
+def test_samples_in_a_npz_are_those_of_a_npy(package: Path, tmp_path: Path) -> None:
+    for name in ("x.npy", "x.npz"):
+        assert main(["sample", "--package", str(package), "-n", "3", "--seed", "7", "-o", str(tmp_path / name)]) == 0
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["images"].tobytes() == np.load(tmp_path / "x.npy").tobytes()
 
 
 def test_the_table_of_scores_has_a_line_for_each_image(
@@ -141,9 +183,9 @@ def test_the_table_of_scores_has_a_line_for_each_image(
     where, source = asked
     assert main(["score", str(photos), *where, "--seed", "7"]) == 0
     about, header, *lines = capsys.readouterr().out.splitlines()
-    assert about == "digits version 1, data: grey, importance samples: 1, seed: 7; in nats"
-    assert header.split() == [*COLUMNS, "path"]
-    elbo = source.score(files, seed=7).elbo
+    assert about == "digits version 1, pixels between 0 and 1, importance samples: 16, seed: 7; in nats"
+    assert header.split() == ["reconstruction", "kl", "elbo", "percentile", "path"]
+    elbo = source.score(files, importance_samples=16, seed=7).elbo
     assert [line.split()[2] for line in lines] == [f"{value:.2f}" for value in elbo]
     assert [line.split()[-1] for line in lines] == [str(path) for path in files]
 

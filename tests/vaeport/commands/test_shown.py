@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vaeport.commands.inputs import image_files, shown
 from vaeport.commands.outputs import CLEAR_LINE, progress
 from vaeport.commands.reconstruct import in_pairs
 from vaeport.commands.source import model_of
+from vaeport.commands.traverse import traversal
 from vaeport.results import ServerInfo
 
 TILE, GAP = 64, 2
@@ -32,8 +34,6 @@ def size(columns: int, rows: int) -> tuple[int, int]:
     [
         (["reconstruct", "PHOTOS"], size(5, 2)),
         (["interpolate", "PHOTOS/a.PNG", "PHOTOS/b.png", "--steps", "6"], size(6, 1)),
-        (["traverse"], size(9, 5)),
-        (["traverse", "PHOTOS/a.PNG", "--dimensions", "1,2", "--steps", "4"], size(4, 2)),
     ],
 )
 def test_a_picture_has_its_rows_and_columns(
@@ -51,6 +51,39 @@ def test_a_picture_has_its_rows_and_columns(
     with Image.open(output) as image:
         assert image.size == expected
         assert len(image.getcolors() or []) > 10
+
+
+def test_a_traversal_is_labelled(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, source = asked
+    seen: dict[str, Any] = {}
+
+    def save(images: Any, path: Path, columns: int, rows: list[str], heads: list[str]) -> None:
+        seen.update(shape=images.shape, columns=columns, rows=rows, heads=heads)
+
+    monkeypatch.setattr("vaeport.pictures.save_grid", save)
+    assert main(["traverse", *where, "--dimensions", "1,3", "--steps", "5", "-o", str(tmp_path / "x.png")]) == 0
+    assert seen["shape"] == (10, *source.image_shape)
+    assert (seen["columns"], seen["heads"]) == (5, ["-3", "-1.5", "0", "1.5", "3"])
+    assert [row.partition(",")[0] for row in seen["rows"]] == ["latent 1", "latent 3"]
+    assert ["KL" in row for row in seen["rows"]] == [isinstance(source, vaeport.Model)] * 2
+
+
+def test_without_dimensions_the_active_latents_of_a_package_are_traversed(
+    package: Path, model: vaeport.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(package, tmp_path / "1")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["training"]["evaluation"].update(kl_per_latent=[0.1, 2.0, 0.0, 3.0, 0.2], active_units=2)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    output = tmp_path / "x.npy"
+    assert main(["traverse", "--package", str(copy), "-o", str(output)]) == 0
+    expected = model.decode(traversal(np.zeros(5, np.float32), [3, 1], 3.0, 9))
+    assert np.load(output).tobytes() == expected.tobytes()
+    assert capsys.readouterr().err == "vaeport: the 2 active of 5 latents; --dimensions takes others\n"
+    manifest["training"]["evaluation"].update(kl_per_latent="something else")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["traverse", "--package", str(copy), "-o", str(output)]) == 0
+    assert len(np.load(output)) == 5 * 9
 
 
 def test_images_stand_above_their_reconstructions() -> None:
@@ -107,7 +140,7 @@ class Scoring(Offering):
         return vaeport.Scores(column, column, column, column, percentile, "grey", 7, "1")
 
 
-@pytest.mark.parametrize(("form", "last"), [("--json", None), ("--csv", "b.png,2.0,2.0,2.0,2.0,"), (None, "- b.png")])
+@pytest.mark.parametrize(("form", "last"), [("--json", None), ("--csv", "b.png,2.0,2.0,2.0,,"), (None, "- b.png")])
 def test_a_number_that_is_not_there_is_left_out(
     form: str | None,
     last: str | None,
