@@ -58,7 +58,7 @@ def is_written(path: str | os.PathLike[str]) -> bool:
 
 
 def grid(images: NDArray[np.float32], columns: int, tile: tuple[int, int]) -> "Image.Image":
-    """Images side by side, in reading order, on white; enlarged ones with each pixel as a square.
+    """Images side by side, in reading order, on white. Enlarged smoothly: a digit of 8x8 squares is hard to read.
 
     Args:
         images: float32 [N, C, H, W] in [0, 1], with 1 or 3 channels.
@@ -72,13 +72,11 @@ def grid(images: NDArray[np.float32], columns: int, tile: tuple[int, int]) -> "I
     rows = -(-count // columns)
     size = (columns * (width + GAP_PIXELS) - GAP_PIXELS, rows * (height + GAP_PIXELS) - GAP_PIXELS)
     picture = Image.new("L" if channels == 1 else "RGB", size, "white")
-    enlarged = height >= images.shape[2] and width >= images.shape[3]
-    filtering = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
     for index, pixels in enumerate(to_uint8(images)):
         image = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         row, column = divmod(index, columns)
         corner = (column * (width + GAP_PIXELS), row * (height + GAP_PIXELS))
-        picture.paste(image.resize((width, height), filtering), corner)
+        picture.paste(image.resize((width, height), Image.Resampling.BICUBIC), corner)
     return picture
 
 

@@ -115,11 +115,11 @@ def test_a_grid_holds_every_image_in_reading_order(tmp_path: Path) -> None:
         ]
 
 
-def test_a_small_image_is_enlarged_with_each_pixel_as_a_square(tmp_path: Path) -> None:
+def test_a_small_image_is_enlarged_smoothly(tmp_path: Path) -> None:
     save_grid(np.array([[[[0.0, 1.0], [0.2, 0.6]]]], np.float32), tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as grid:
-        assert {grid.getpixel((x, y)) for x in range(32) for y in range(32)} == {0}
-        assert len(grid.getcolors() or []) == 4
+        assert grid.size == (64, 64)
+        assert len(grid.getcolors(4096) or []) > 100
 
 
 def test_names_stand_beside_rows_and_above_columns(tmp_path: Path) -> None:
