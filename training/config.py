@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -323,7 +323,7 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
         ConfigError: a name that is no setting, or a value of another type.
     """
     check_names(values, where)
-    kinds = {field.name: field.type for field in fields(Config)}
+    kinds = get_type_hints(Config)
     for name, value in values.items():
         if not _fits(value, kinds[name]):
             expected = getattr(kinds[name], "__name__", str(kinds[name])).replace("typing.", "")
@@ -336,8 +336,6 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
 def _fits(value: object, kind: Any) -> bool:
     """Whether a value out of JSON or TOML is of the type of a field: a path is text, and a whole number a float."""
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _fits(value, arguments[0])
     if origin is Literal:
         return value in arguments
     if origin in (UnionType, Union):  # Union is what `Literal[...] | None` makes

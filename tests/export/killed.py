@@ -90,11 +90,11 @@ def steps(template: Package, folder: Path, first: int, part: int) -> int:
     """Kill one at every `part`-th step from the `first` on, and see that the next one works and cleans up."""
     counted = [0]
     kill_at(0, counted)
-    publish_copy(template, folder / "count")
+    publish_copy(template, folder / "count" / template.manifest.name)
     sys.setprofile(None)
     leftovers = 0
     for step in range(first, counted[0] + 1, part):
-        to = folder / str(step)
+        to = folder / str(step) / template.manifest.name
 
         def work(step: int = step, to: Path = to) -> None:
             kill_at(step)
@@ -143,4 +143,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "steps":
         print(steps(template_package, root, *map(int, sys.argv[4:])))
     else:
-        print(together(template_package, root))
+        print(together(template_package, root / template_package.manifest.name))

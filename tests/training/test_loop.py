@@ -297,7 +297,7 @@ def test_a_rise_of_the_capacity_is_told(
     trained(config_for(tmp_path / "run", epochs=4, warmup_epochs=2.0, capacity=10.0), digits)
     out = capsys.readouterr().out
     assert "capacity still 4.6" in out
-    assert "nats, capacity 10)" in out
+    assert ", capacity 10)" in out
 
 
 def test_the_loss_under_test_has_beta_1_whatever_the_run_has(tmp_path: Path, digits: data.Dataset) -> None:

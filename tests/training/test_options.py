@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from training import data
-from training.config import Config, ConfigError, _fits, config_from_json
+from training.config import Config, ConfigError, config_from_json
 from training.initial import initial_state
 from training.likelihood import Gaussian
 from training.loop import train
@@ -359,11 +359,6 @@ def test_the_settings_survive_run_json(tmp_path: Path) -> None:
 def test_a_setting_of_another_type_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_from_json(values, "run.json")
-
-
-def test_a_remark_beside_the_type_of_a_setting_changes_nothing() -> None:
-    assert _fits(3, Annotated[int, "a remark"])
-    assert not _fits("3", Annotated[int, "a remark"])
 
 
 def test_every_setting_is_of_its_own_type() -> None:

@@ -106,7 +106,7 @@ def test_a_package_computes_what_was_proven(package: Path) -> None:
 
 
 def test_a_package_with_another_weight_fails(package: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "1"
+    copy = tmp_path / "copy"
     shutil.copytree(package, copy)
     graph = bytearray((copy / "encoder.onnx").read_bytes())
     graph[-100] ^= 1

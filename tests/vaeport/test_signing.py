@@ -69,7 +69,7 @@ def test_a_change_after_the_package_was_opened_is_seen(
 
 def test_a_graph_changed_with_all_its_digests_is_seen(signed: Path, keys: tuple[Path, Path]) -> None:
     edit(signed, "decoder.onnx", nudge_a_weight)
-    with pytest.raises(SignatureError, match=r"1 is not what was signed; changed: decoder\.onnx, manifest\.json$"):
+    with pytest.raises(SignatureError, match=r"1 is not what was signed; changed: .*decoder\.onnx, manifest\.json$"):
         check_signature(open_package(signed), keys[1])
 
 
@@ -88,7 +88,7 @@ def test_a_package_swapped_for_the_signed_one_while_it_is_checked_is_seen(
     edit(signed, "decoder.onnx", nudge_a_weight)
     opened = open_package(signed)
     shutil.copytree(package, signed, dirs_exist_ok=True)
-    with pytest.raises(SignatureError, match=r"changed: decoder\.onnx, manifest\.json$"):
+    with pytest.raises(SignatureError, match=r"changed: .*decoder\.onnx, manifest\.json$"):
         check_signature(opened, keys[1])
 
 

@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_line(package: Path) -> None:
     [
         (["encode", "PHOTOS/a.PNG", "PHOTOS/nowhere.png"], "No such file or directory: 'PHOTOS/nowhere.png'"),
         (["encode", "PHOTOS/notes.txt"], "images: expected a readable picture, got PHOTOS/notes.txt"),
-        (["score", "EMPTY"], "EMPTY: no image files here or below (.bmp, "),
+        (["score", "EMPTY"], "EMPTY: no image files here or below (.avif, .bmp, "),
         (["encode", "PHOTOS", "-o", "/nowhere/x.npz"], "-o: expected a folder that exists, got /nowhere"),
         (["encode", "PHOTOS", "-o", "x.parquet"], "-o: expected X.npz, X.npy or X.csv, got x.parquet"),
         (["reconstruct", "PHOTOS", "-o", "grid.unknown"], "-o: expected a picture such as X.png, X.npy or X.npz, got"),

@@ -71,7 +71,7 @@ def test_a_traversal_is_labelled(asked: Asked, tmp_path: Path, monkeypatch: pyte
 def test_without_dimensions_the_active_latents_of_a_package_are_traversed(
     package: Path, model: vaeport.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(package, tmp_path / "1")
+    copy = shutil.copytree(package, tmp_path / "copy")
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["training"]["evaluation"].update(kl_per_latent=[0.1, 2.0, 0.0, 3.0, 0.2], active_units=2)
     (copy / "manifest.json").write_text(json.dumps(manifest))
