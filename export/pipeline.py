@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -36,6 +37,51 @@ from vaeport.package import CHECKPOINT_NAME, FP32, MAX_VERSION, NAME_PATTERN, pr
 log = logging.getLogger(__name__)
 
 FORMATS = ("onnx", "torchscript")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is exported, read once: training may go on meanwhile, and replace its files.
+
+    Attributes:
+        run: that it is of.
+        weights: the name of their file, BEST or LAST.
+        checkpoint: its content.
+        model: with these weights, in eval mode.
+        metrics: of their epoch.
+        spec: of the model.
+        images: held out, [N, C, H, W] in [0, 1].
+    """
+
+    run: Run
+    weights: str
+    checkpoint: bytes
+    model: VAE
+    metrics: Metrics
+    spec: ModelSpec
+    images: Rows
+
+    @classmethod
+    def read(cls, path: Path, weights: str) -> Self:
+        """From a run directory.
+
+        Raises:
+            RunError: it is no run, or a damaged one.
+            ExportError: its model cannot be exported.
+        """
+        run = open_run(path)
+        if run.config.autoencoder:
+            reason = "it has no posterior to encode to and no prior to sample from"
+            raise ExportError(f"{path}: a plain autoencoder: {reason}")
+        checkpoint = read_bytes(run.path / weights)
+        model, metrics = run.model_from(weights, checkpoint)
+        return cls(run, weights, checkpoint, model, metrics, model_spec(run, model), run.heldout())
+
+    @property
+    def binarization(self) -> str:
+        """What training did to the pixels."""
+        binarization: str = self.run.description["data"]["preprocessing"]["binarization"]
+        return binarization
 
 
 def export_run(
@@ -76,41 +122,35 @@ def export_run(
     """
     _check(to, version, formats)
     require_devices(precisions, force=force)
-    run = open_run(path)
-    if run.config.autoencoder:
-        raise ExportError(f"{path}: a plain autoencoder: it has no posterior to encode to and no prior to sample from")
-    weights = LAST if last else BEST
-    checkpoint = read_bytes(run.path / weights)  # once: training may go on and replace it
-    model, metrics = run.model_from(weights, checkpoint)
-    spec, images = model_spec(run, model), run.heldout()
+    source = Source.read(path, LAST if last else BEST)
     log.info("exporting %s", path)
-    dataset = data_of(run, data_root) if "int8" in precisions else None
+    dataset = data_of(source.run, data_root) if "int8" in precisions else None
     with staging(to) as staged:
-        scripts = write_torchscript(staged, run, weights, checkpoint) if "torchscript" in formats else {}
+        scripts = {}
+        if "torchscript" in formats:
+            scripts = write_torchscript(staged, source.run, source.weights, source.checkpoint)
         with one_thread():
-            real = {"encoder": images, "decoder": _posterior_means(model, images)}
-            calibration = calibration_rows(dataset, model) if dataset else {}
-            subjects = _write_graphs(staged, run, model, checkpoint, scripts, precisions, calibration)
-            report = _prove(subjects, real, spec)
+            calibration = calibration_rows(dataset, source.model) if dataset else {}
+            subjects = _write_graphs(staged, source, scripts, precisions, calibration)
+            real = {"encoder": source.images, "decoder": _posterior_means(source.model, source.images)}
+            report = _prove(subjects, real, source.spec)
             parity.require(report, "nothing is written")
             (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values()), real if golden_images else None))
-            binarization = run.description["data"]["preprocessing"]["binarization"]
-            write_pictures(staged, model, images, binarization, reconstructions=card_images)
-            measured = {name: measure(name, subjects, spec, images) for name in precisions if name != FP32}
+            write_pictures(staged, source.model, source.images, source.binarization, reconstructions=card_images)
+            measured = {p: measure(p, subjects, source.spec, source.images) for p in precisions if p != FP32}
         require(measured, force=force)
         overruled = [text for name, one in sorted(measured.items()) for text in objections_to(name, one.spec)]
         write_json(staged / parity.PARITY_NAME, {**parity.to_json(report), OVERRULED: overruled})
-        (staged / CHECKPOINT_NAME).write_bytes(checkpoint)
-        chosen = "last" if last else "lowest test objective after the warm-up"
+        (staged / CHECKPOINT_NAME).write_bytes(source.checkpoint)
         inside = [RECONSTRUCTIONS] * card_images + [GOLDEN_NAME] * golden_images
         manifest = Manifest(
             format=FORMAT,
             name=to.name,
             version=version or next_version(to),
-            model=spec,
-            preprocessing=_preprocessing(run),
+            model=source.spec,
+            preprocessing=_preprocessing(source.run),
             graphs={graph: subject.spec for graph, subject in subjects.items()},
-            training={**_training_summary(run, metrics, chosen), IMAGES_INSIDE: inside},
+            training={**_training_summary(source), IMAGES_INSIDE: inside},
             parity={**parity.summary(report), OVERRULED: overruled},
             files=(),  # listed when the folder is complete
             precisions={name: one.spec for name, one in measured.items()},
@@ -136,16 +176,15 @@ def _check(to: Path, version: int | None, formats: Sequence[str]) -> None:
 
 def _write_graphs(
     staged: Path,
-    run: Run,
-    model: VAE,
-    checkpoint: bytes,
+    source: Source,
     scripts: Mapping[str, Path],
     precisions: Sequence[str],
     calibration: Mapping[str, Rows],
 ) -> dict[str, Subject]:
     """Write every ONNX graph, and take what is in the files."""
-    parts = {role.name: role for role in roles(model, run.image_shape)}
-    plain = {name: to_onnx(role, metadata_of(role, model.latent_dim, checkpoint)) for name, role in parts.items()}
+    parts = {role.name: role for role in roles(source.model, source.run.image_shape)}
+    latent_dim, checkpoint = source.model.latent_dim, source.checkpoint
+    plain = {name: to_onnx(role, metadata_of(role, latent_dim, checkpoint)) for name, role in parts.items()}
     return {
         name: _subject(staged, name, proto, parts[role_of(name)], scripts.get(name))
         for name, proto in variants(plain, precisions, calibration)
@@ -182,12 +221,13 @@ def _posterior_means(model: VAE, images: Rows) -> Rows:
         return np.ascontiguousarray(model.encode(torch.from_numpy(images))[0].numpy())
 
 
-def _training_summary(run: Run, metrics: Metrics, chosen: str) -> dict[str, Any]:
+def _training_summary(source: Source) -> dict[str, Any]:
+    run, metrics = source.run, source.metrics
     evaluation = run.description.get("evaluation")
     return {
         "data": {key: value for key, value in run.description["data"].items() if key != "preprocessing"},
         "metrics": metrics,
-        "epoch_chosen_by": chosen,
+        "epoch_chosen_by": "last" if source.weights == LAST else "lowest test objective after the warm-up",
         "seed": run.config.seed,
         "network": {
             "hidden_dims": list(run.config.hidden_dims),
