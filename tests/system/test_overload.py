@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.serving.overload import DEADLINE, QUEUES, Overload, cells, measure
 
-SECONDS = 20.0  # of each load; `python -m benchmarks.serving.overload` takes a minute of each
+SECONDS = 15.0  # of each load; `python -m benchmarks.serving.overload` takes a minute of each
 ATTEMPTS = 3  # a machine that has something else to do can spoil a measurement, never improve it
 MAX_GROWTH_BYTES = 4 << 20
 

@@ -60,7 +60,6 @@ def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
     assert "torchrun --nproc-per-node 2 -m -- training --data digits" in report
 
 
-@pytest.mark.soak
 def test_a_batch_with_fewer_rows_than_processes_is_shared_too(tmp_path: Path) -> None:
     arguments = ("--epochs", "1", "--batch-size", "404")  # 1617 images: one is left for the last batch
     assert train(tmp_path / "alone", *arguments).returncode == 0
@@ -70,7 +69,6 @@ def test_a_batch_with_fewer_rows_than_processes_is_shared_too(tmp_path: Path) ->
         assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.soak
 def test_ctrl_c_ends_all_of_them_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
     arguments = ("--epochs", "100000")
     command = [*TORCHRUN, "training", *SETTINGS, "--device", "cpu", "--run", str(tmp_path / "run"), *arguments]
