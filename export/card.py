@@ -15,6 +15,7 @@ LIBRARY = "vaeport"
 TASK = "unconditional-image-generation"  # of Hugging Face's list
 TAGS = ("onnx", "variational-autoencoder", "vae")
 BOUND = ("negative_elbo", "negative bound on the test images, nats per image")  # no metric of Hugging Face's list
+CARD_NAME = "README.md"
 OVERRULED = "overruled"  # in manifest.parity: what spoke against a precision that was published all the same
 IMAGES_INSIDE = "images_inside"  # in manifest.training: the files with images of the data
 

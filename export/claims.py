@@ -7,7 +7,7 @@ from typing import Any
 
 from export import parity
 from export.bom import BOM_NAME
-from export.card import OVERRULED, model_card
+from export.card import CARD_NAME, OVERRULED, model_card
 from export.errors import ExportError
 from export.ladder import Subject
 from export.parity import PARITY_NAME, Fact, NotRun, Report
@@ -15,7 +15,6 @@ from export.precisions import objections_to
 from vaeport.manifest import ManifestFieldError, parse_json
 from vaeport.package import CHECKPOINT_NAME, CHECKPOINT_PROPERTY, Package, read_listed
 
-CARD_NAME = "README.md"
 PARITY_MAX_BYTES = 1 << 26
 
 

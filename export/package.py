@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from export.bom import BOM_NAME, bill_of_materials
-from export.card import model_card
+from export.card import CARD_NAME, model_card
 from export.errors import ExportError, VersionExistsError
 from vaeport.machine import usable_cores
 from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest
@@ -212,7 +212,7 @@ def _complete(staged: Path, manifest: Manifest) -> None:
         (staged / name).unlink(missing_ok=True)
     for graph in manifest.graphs.values():
         _stamp(staged / graph.path, {"vaeport.name": manifest.name, "vaeport.version": str(manifest.version)})
-    (staged / "README.md").write_text(model_card(manifest), encoding="utf-8")
+    (staged / CARD_NAME).write_text(model_card(manifest), encoding="utf-8")
     paths = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
     entries = [_entry(staged, path) for path in sorted(paths)]
     write_json(staged / BOM_NAME, bill_of_materials(replace(manifest, files=tuple(entries))))

@@ -21,7 +21,7 @@ from training.run import Metrics, Run
 
 CPU = torch.device("cpu")
 COLUMNS = 10
-TRAVERSAL_STEPS = 11  # odd, so that 0 is one of them
+TRAVERSAL_STEPS = 11  # odd, so that 0, or the mean, is one of them
 INTERPOLATIONS = 8
 TRAVERSED_LATENTS = 20
 SHOWN_IMAGES = 5000  # of the held-out ones, at most
@@ -122,7 +122,7 @@ def code_traversals(model: VAE, image_shape: tuple[int, int, int], codes: torch.
     """
     mean, deviation = codes.mean(0), codes.std(0, correction=0)
     order = deviation.argsort(descending=True)[:TRAVERSED_LATENTS]
-    steps = torch.linspace(-3.0, 3.0, COLUMNS + 1)  # an odd number: the mean is among them
+    steps = torch.linspace(-3.0, 3.0, TRAVERSAL_STEPS)
     rows = []
     for latent in order:
         latents = mean.repeat(len(steps), 1)

@@ -22,7 +22,7 @@ NUMPY_DTYPE: "dict[vae_pb2.DType.ValueType, np.dtype[np.generic]]" = {
 WIRE_DTYPE = {dtype: number for number, dtype in NUMPY_DTYPE.items()}
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come back (gRFC A6)
 REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its error: its name in the server's log
-MAX_MESSAGE_BYTES = 2**31 - 1  # of protobuf
+MAX_MESSAGE_BYTES = 2**31 - 1  # of protobuf, and of gRPC, whose limits are 32-bit integers
 MAX_AXES = 8  # far above the four of an image batch; bounds the work on a hostile shape
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from serving.batching.cost import CostModel
+from serving.batching.cost import BELIEVED, SLACK, CostModel
 from serving.batching.deadlines import Clock, Deadlines
 from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
 from serving.batching.halves import Halves
@@ -28,8 +28,6 @@ ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...] | None]
 
 GATHERING_SECONDS = 4e-3  # at most,
 QUIET_TURNS = 4  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
-SLACK = 0.1  # times the wait for others: what a deadline must leave over for a prediction that is a little too low
-BELIEVED = 10  # times the cost itself: how long an idle engine refuses deadlines by a cost it does not measure again
 
 
 class Turn(asyncio.Lock):

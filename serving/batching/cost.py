@@ -17,6 +17,10 @@ FORGETTING = 0.99  # a group's weight falls by this factor with each batch of an
 REMEMBERING = 1e-3  # but not below this: an old slope is better than none
 SHORTEST = 1e-6  # seconds; below it a clock measures itself
 
+# How far a deadline may be refused for a predicted cost:
+SLACK = 0.1  # times the wait for others: what it must leave over for a prediction that is a little too low
+BELIEVED = 10  # times the cost itself: how long one is believed that an idle engine does not measure again
+
 
 @dataclass(slots=True)
 class _Group:

@@ -13,13 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from serving.batching.cost import CostModel
+from serving.batching.cost import BELIEVED, SLACK, CostModel
 from serving.batching.deadlines import Clock
 from serving.batching.observer import Refusal
 from vaeport.errors import DeadlineExceededError, OverloadedError
-
-SLACK = 0.1  # times the wait for others, as for a batcher's queue
-BELIEVED = 10  # times the cost itself: how long an idle gate believes what it measured
 
 
 @dataclass(slots=True, eq=False)

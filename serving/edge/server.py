@@ -26,12 +26,12 @@ from serving.settings import Settings
 from serving.telemetry import SILENT, Telemetry
 from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
+from vaeport.wire import MAX_MESSAGE_BYTES
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
 NEWS_SECONDS = 0.1  # until those who watch the health have heard of a change
 AGED = 1.1  # gRPC spreads the ages of connections by a tenth (proposal A9)
 FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
-MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limits are 32-bit integers
 PLAIN = Settings()  # on loopback: no TLS, no tokens, no limits of callers
 ANSWER_SHARES = 4  # callers who read nothing that it takes until all must wait
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
