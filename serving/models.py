@@ -74,7 +74,7 @@ def load_models(
 
     Raises:
         DeviceError: a node would compute elsewhere than on the device, or the device fails.
-        InvalidInputError: one has not that precision.
+        InvalidInputError: one does not have that precision.
         PackageError: one breaks a rule, or lies under another name or version than its own.
         SignatureError: with `public_key`, one is not signed by it.
         SelfTestError: a graph does not give here what its golden vectors say.

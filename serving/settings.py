@@ -51,8 +51,8 @@ class Settings:
     admin calls one for admin; without it admin calls are closed. A changed file is taken within seconds."""
 
     max_calls_per_peer: int = 0
-    """Calls that one caller may have in hand, per worker; 0 is no limit. A caller is a token's name, or that of a
-    client certificate, or the host. Beyond it he gets RESOURCE_EXHAUSTED. Behind a proxy all may come from one host."""
+    """Calls that one caller may have running, per worker; 0 is no limit. A caller is the name of a token or of a client
+    certificate, or else a host; behind a proxy, all may share one. More calls get RESOURCE_EXHAUSTED."""
 
     max_bytes_per_peer: int = 0
     """Bytes of the requests that one caller may have in hand, likewise, and of the answers that he has not read. A
@@ -66,16 +66,16 @@ class Settings:
     may be open files."""
 
     max_connection_age_seconds: float = 60.0
-    """Seconds after which a connection is asked to come anew; its calls may end. So callers spread over the workers,
-    and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks:
-    calls that are on their way when a worker is replaced may end as CANCELLED, which our client tries again."""
+    """Seconds after which a client is asked to reconnect; its running calls may finish. This spreads callers over the
+    workers, and renewed certificates reach everyone. A worker that is replaced stays that long and loses no call. 0
+    never asks: calls in progress when a worker is replaced may end as CANCELLED, which our client retries."""
 
     max_connection_idle_seconds: float = 0.0
     """Seconds without a call after which a connection is ended; the client makes a new one for its next. 0 is never."""
 
     keepalive_seconds: float = 60.0
-    """Seconds of silence after which a connection is asked whether somebody is there; without an answer within 20
-    seconds it is ended. 0 never asks, and keeps connections to machines that are gone."""
+    """Seconds of silence after which the server pings a connection, and closes it if no answer comes within 20 seconds.
+    0 never pings, and so keeps connections to machines that are gone."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. cuda fails at the start where it cannot compute; auto takes it where it can, and says so."""
@@ -91,15 +91,15 @@ class Settings:
     look; SIGHUP reloads in any case."""
 
     hang_seconds: float = 30.0
-    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced; an engine that has not
-    come back by then is NOT_SERVING."""
+    """A worker that is silent, or has been computing one batch, for this many seconds is replaced; an engine that has
+    not answered by then is NOT_SERVING."""
 
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
 
     tf32: bool = False
-    """On CUDA: round the factors of products to 11 bits. Faster, and no longer within the limits that were proven: the
-    self-test allows as much more."""
+    """On CUDA: round the factors of products to 11 bits. Faster, but no longer within the limits that were proven, so
+    the self-test uses wider ones."""
 
     gpu_mem_limit_mb: int = 0
     """On CUDA: MiB that each graph may take of the GPU's memory, weights included; 0 is no limit. A model has three
@@ -220,7 +220,7 @@ class Settings:
         if self.tls_client_ca and not self.tls_cert:
             raise SettingsError("--tls-client-ca: expected --tls-cert and --tls-key with it")
         if self.insecure and self.tls_cert:
-            raise SettingsError("--insecure: has no sense with --tls-cert; expected one of them")
+            raise SettingsError("--insecure: makes no sense together with --tls-cert; expected one of them")
         for name in ("max_calls_per_peer", "max_bytes_per_peer", "max_connections"):
             if (most := getattr(self, name)) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')}: expected 0 or more, got {most}")

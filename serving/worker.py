@@ -58,7 +58,7 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
 
     Raises:
         PackageError: a model cannot be loaded.
-        InvalidInputError: a model has not the precision.
+        InvalidInputError: a model does not have that precision.
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
         SignatureError: `--require-signature`, and a model is not signed by that key.
@@ -150,7 +150,7 @@ async def _serve(
 
 
 def _set_aside() -> None:
-    """Keep the garbage collector from what stays: looking through it takes 20 ms, in which nobody is answered."""
+    """Exclude long-lived objects from garbage collection: scanning them takes 20 ms, in which nobody is answered."""
     gc.collect()
     gc.freeze()
 
@@ -194,7 +194,7 @@ async def _leave(edge: Edge, grace: float, reasons: Reasons) -> End:
 
 
 async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
-    """Say each second how it is; that the loop turns is said by saying it."""
+    """Send a heartbeat every second. That it is sent at all shows that the event loop is running."""
     while True:
         if _has_room(channel):
             _say(channel, Said.BEAT, beat())
@@ -202,7 +202,7 @@ async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
 
 
 def _ask(channel: Connection, model: str, wanted: bool) -> None:
-    """For a caller who may: a reload with a model, or without it.
+    """Ask the supervisor for a reload with a model, or without it. The caller has been authorised.
 
     Raises:
         UnavailableError: the supervisor does not listen.

@@ -107,7 +107,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # PyTorch would allow it for convolutions
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("--precision tf32 is of CUDA, and there is none")
+        raise ConfigError("--precision tf32 needs CUDA, and there is no usable GPU")
     with joined(device.type) if TORCHRUN_VARIABLE in os.environ else nullcontext(ALONE) as processes:
         processes.check(config)
         dataset = _load(config, data_root, processes)

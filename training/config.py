@@ -44,7 +44,7 @@ class Config:
     """The share of the images kept for the test, for data that have no test part."""
 
     split_seed: int = 0
-    """Of the split into training and test images, and of the draw of --binarization static."""
+    """Seed of the split into training and test images, and of the draw of --binarization static."""
 
     image_size: int | None = None
     """Bring every image to this height and width; without it, all must have one size."""
@@ -82,7 +82,7 @@ class Config:
     """p(x|z) of a pixel: a probability, or a normal distribution with one variance for all pixels."""
 
     variance: Literal["learned", "analytic", "fixed"] = "learned"
-    """Of the Gaussian: a parameter; the optimum of each batch, its mean squared error; or --sigma squared."""
+    """The Gaussian's variance: learned; the best value for each batch, its mean squared error; or --sigma squared."""
 
     sigma: float = 1.0
     """Standard deviation of the Gaussian, pixels being in [0, 1]: the fixed one, or where the learned one starts."""
@@ -145,7 +145,7 @@ class Config:
     is over; 0 never stops."""
 
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of matrix products and convolutions; tf32 needs CUDA."""
+    """Precision of matrix products and convolutions; tf32 needs CUDA."""
 
     seed: int = 0
     """Of everything random but the split: the weights, the order of the images, the noise."""
@@ -264,7 +264,7 @@ class Config:
         warmup = self.warmup_epochs or self.warmup_steps
         bounds = self.objective != "elbo"
         excluded = (
-            (self.warmup_epochs > 0 and self.warmup_steps > 0, "--warmup-epochs and --warmup-steps are the same"),
+            (self.warmup_epochs > 0 and self.warmup_steps > 0, "--warmup-epochs and --warmup-steps: give one of them"),
             (self.cycles and warmup, "--cycles has a warm-up of its own in each cycle"),
             (self.cycles and self.patience, "--patience would stop within a cycle of --cycles"),
             (self.cycles and self.capacity is not None, "--cycles is for beta, --capacity takes its place"),
@@ -274,7 +274,7 @@ class Config:
             (bounds and self.free_bits, f"--objective {self.objective} has no KL term for --free-bits"),
             (
                 bounds and self.analytic,
-                f"--variance analytic is the best of a batch, not of --objective {self.objective}",
+                f"--variance analytic is fitted to the ELBO, not to --objective {self.objective}",
             ),
             (self.autoencoder and bounds, "--autoencoder has no bound: leave --objective"),
             (
@@ -285,7 +285,7 @@ class Config:
             (self.autoencoder and (self.free_bits or self.capacity is not None), "--autoencoder has no KL term"),
             (self.likelihood == "gaussian" and self.binarization != "none", "binary pixels are not Gaussian"),
             (self.warmup_epochs >= self.epochs, f"--warmup-epochs {self.warmup_epochs:g} does not end before the run"),
-            (self.precision == "tf32" and self.device == "cpu", "--precision tf32 is of CUDA"),
+            (self.precision == "tf32" and self.device == "cpu", "--precision tf32 needs CUDA"),
         )
         for wrong, message in excluded:
             if wrong:

@@ -136,7 +136,7 @@ def data_of(run: Run, data_root: Path, *, data: str = "", test_data: str = "") -
     """
     config = run.config
     if test_data and not config.test_data:
-        raise ConfigError(f"--test-data: {run.path} was made without")
+        raise ConfigError(f"--test-data: {run.path} was trained without it")
     moved = replace(config, data=data or config.data, test_data=test_data or config.test_data)
     dataset = load(moved, data_root)
     if dataset.digest != run.description["data"]["digest"]:

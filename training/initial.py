@@ -85,7 +85,7 @@ def _load(model: VAE, config: Config) -> None:
     run.check_finished()
     for name in ("network", "activation", "likelihood"):
         if getattr(run.config, name) != getattr(config, name):
-            raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one another")
+            raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one differs")
     path = run.path / BEST
     tensors, _ = read_tensors(path)
     own = model.state_dict()

@@ -82,7 +82,7 @@ class Processes:
         }
         for name, used in whole.items():
             if used and self.count > 1:
-                raise ConfigError(f"{flag(name)} is about the whole batch, of which each process has a share")
+                raise ConfigError(f"{flag(name)} needs the whole batch in one process: it cannot be used with several")
 
 
 ALONE = Processes()

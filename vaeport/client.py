@@ -28,8 +28,8 @@ __all__ = ["DEFAULT_TIMEOUT_SECONDS", "Client"]
 class Client(BaseClient):
     """A connection to a vaeport server. Safe to use from several threads; close it, or use it in a `with` block.
 
-    A request that finds nobody, is cut off or refused by a server that starts or stops, or meets a full queue, is sent
-    again within its timeout; see vaeport.retries. That is safe: the same request gives the same answer.
+    A request is sent again, within its timeout, if nobody answers, if a server that starts or stops refuses it or cuts
+    it off, or if the queue is full; see vaeport.retries. That is safe: the same request gives the same answer.
 
     Args:
         address: "host:port", "unix:PATH", "dns:///name:port", or a list of "host:port". With the last two, calls go to

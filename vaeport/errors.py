@@ -16,7 +16,7 @@
         └── InternalError            a defect of the server; the text holds an id that is in its log
 
 The same classes are raised in the server, in the client and in-process. None of them knows about gRPC: the server's
-edge turns them into statuses (serving.edge.status), the client turns statuses into them (vaeport.client).
+edge turns them into statuses (serving.edge.status), the client turns statuses into them (vaeport.statuses).
 """
 
 

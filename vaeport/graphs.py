@@ -156,7 +156,7 @@ def names_in_precision(manifest: Manifest, precision: str) -> dict[str, str]:
     """The names of the graphs that compute in a precision, by role.
 
     Raises:
-        InvalidInputError: the package has it not.
+        InvalidInputError: the package does not have it.
     """
     there = (FP32, *manifest.precisions)
     if precision not in there:

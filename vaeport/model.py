@@ -46,7 +46,7 @@ def load(
         self_test: replay the package's golden vectors first, to see that this machine computes what was proven.
 
     Raises:
-        InvalidInputError: a negative number of threads, or a precision that the package has not.
+        InvalidInputError: a negative number of threads, or a precision that the package does not have.
         PackageError: the folder breaks a rule of the format.
         DeviceError: ONNX Runtime is not installed, or the device cannot compute.
         SelfTestError: with `self_test`, an output is further off than its limit, or the package has no golden vectors.

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
 ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...] | None]
 
-GATHERING_SECONDS = 4e-3  # at most,
-QUIET_TURNS = 4  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
+GATHERING_SECONDS = 4e-3  # the longest that a free engine lets requests arrive before it takes a batch
+QUIET_TURNS = 4  # turns of the loop without an arrival that end it sooner; docs/results/serving.md compares values
 
 
 class Turn(asyncio.Lock):
@@ -117,7 +117,7 @@ class Batcher:
             self._cost.limit_batches(rows)
 
     def seconds(self, rows: int) -> float:
-        """What `rows` rows alone would take, as far as a deadline may be refused for it."""
+        """Predicted seconds for `rows` rows on their own; see `_predict`."""
         return self._predict(rows, self._time())
 
     def predict(self, rows: int) -> float:
@@ -219,7 +219,7 @@ class Batcher:
         return deadline - own
 
     def _seconds_until(self, rows: int, now: float) -> float:
-        """What the engine computes until so many rows are, if they came now, takes; without the batch that runs."""
+        """Predicted seconds until `rows` rows that arrive now are computed, not counting the batch that runs."""
         return self._predict(self._queue.rows_until(rows) if self._queue.rows else rows, now)
 
     async def _own(self) -> None:
@@ -322,10 +322,10 @@ class Batcher:
         self._observer.computed(run)
 
     def _predict(self, rows: int, now: float) -> float:
-        """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
+        """Predicted seconds for `rows` rows, for refusing deadlines; 0 if the engine has been idle for too long to say.
 
-        An idle engine is not held to what it was long ago: if its last batches were slow and everybody's deadline is
-        shorter than that, nothing would ever be computed, and so nothing measured, again.
+        If its last batches were slow, and every deadline since is shorter than that, a prediction that never expired
+        would refuse everything: nothing would be computed, and so nothing measured, again.
         """
         seconds = self._cost.seconds(rows)
         return 0.0 if not self._running and now - self._idle_since > BELIEVED * seconds else seconds

@@ -18,8 +18,8 @@ REMEMBERING = 1e-3  # but not below this: an old slope is better than none
 SHORTEST = 1e-6  # seconds; below it a clock measures itself
 
 # How far a deadline may be refused for a predicted cost:
-SLACK = 0.1  # times the wait for others: what it must leave over for a prediction that is a little too low
-BELIEVED = 10  # times the cost itself: how long one is believed that an idle engine does not measure again
+SLACK = 0.1  # times the wait for others: the margin that a deadline must leave, in case the prediction is too low
+BELIEVED = 10  # times the cost: an engine idle for longer than this is not held to the prediction any more
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ class Request:
         deadline: seconds on the clock; infinity is none.
         done: the answer.
         note: what the observer knows it by.
-        taken: rows that are given to the engine or were, in order.
+        taken: how many of its rows, counted from the first, have been given to the engine.
         ticket: what its deadline is known by; see Deadlines.
         parts: its rows of the outputs so far, by the first one's index; None before the first part.
     """

@@ -81,7 +81,7 @@ class Gate:
     async def turn(
         self, rows: int, size: int, deadline: float | None = None, before: float = 0.0
     ) -> AsyncIterator[Callable[[int], None]]:
-        """Wait for this call's turn, which lasts as long as the context; to be told of the rows that are computed.
+        """Wait for this call's turn, which lasts as long as the context. Yields a function to report computed rows to.
 
         Args:
             rows: of the graph, that it needs.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from serving.batching.delivery import Piece, Request
 from serving.batching.observer import Refusal
 
-SPARE = 0.1  # times its cost: what a batch with fewer rows for a deadline leaves over for it
+SPARE = 0.1  # times its cost: the margin that a batch which was cut for a deadline leaves before it
 SMALL_FRACTION = 8  # a small request has at most one eighth of the rows of a batch
 
 

@@ -42,7 +42,7 @@ def token_check(tokens: Watched[Tokens]) -> Check:
         if token.expires is not None and token.expires <= time.time():
             return UnauthenticatedError(f"the token of {token.name} has expired")
         if needed not in token.scopes:
-            return PermissionDeniedError(f"the token of {token.name} is not for {needed}, which this call needs")
+            return PermissionDeniedError(f"the token of {token.name} lacks the scope {needed}, which this call needs")
         _token_name.set(token.name)
         return None
 

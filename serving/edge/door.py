@@ -57,8 +57,8 @@ class Door(grpc.GenericRpcHandler):
     def add(self, method: str, handler: "Handler", observers: Sequence[CallObserver] = ()) -> None:
         """Offer `/package.Service/Method`.
 
-        `observers` are told of the calls that are refused here. Nobody is of what is not offered: its name would be a
-        stranger's text.
+        `observers` are told of the calls that are refused here. Calls of unknown methods are not observed: a stranger
+        chose their names.
         """
         self._handlers[method] = handler
         self._observers[method] = observers

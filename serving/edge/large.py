@@ -1,6 +1,6 @@
 """Large messages are read and written on a thread, so that nobody else waits for as long as that takes.
 
-The interpreter is held by one copy at a time then: 1,024 colour images of 64x64 are 50 MB, some 40 ms a copy.
+The thread holds the interpreter for one copy at a time: 1,024 colour images of 64x64 are 50 MB, some 40 ms a copy.
 """
 
 import asyncio

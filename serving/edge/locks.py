@@ -73,8 +73,8 @@ def _watch_identity(settings: Settings) -> Watched[Identity] | None:
 def server_credentials(identity: Watched[Identity]) -> grpc.ServerCredentials:
     """TLS with the identity as it is when a connection comes; open ones stay as they are.
 
-    gRPC asks for it before each handshake, on a thread of its own, and several may ask at once. So nothing is read
-    there: the loop does that, and a thread takes what it finds.
+    gRPC asks for it before each handshake, on a thread of its own, and several may ask at once. So no
+    file is read there: the loop reads the files, and these threads use the latest result.
     """
     shown = identity.value
 

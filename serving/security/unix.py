@@ -27,7 +27,7 @@ def check_path(path: Path) -> None:
         raise SettingsError(f"{flag}: expected a path of at most {MAX_PATH_BYTES - SUFFIX_BYTES} bytes")
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SettingsError(f"{flag}: is there, and is no socket")
+            raise SettingsError(f"{flag}: exists, and is not a socket")
     if _answers(path):
         raise SettingsError(f"{flag}: somebody listens there")
 

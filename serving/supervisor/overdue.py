@@ -18,7 +18,7 @@ def overdue(worker: WorkerProcess, settings: Settings, now: float, *, stopping: 
         settings: of the server.
         now: on the supervisor's clock.
         stopping: the server is; a worker that leaves waits for no connection then.
-        patient: nobody counts as hung: all processes have stood still a moment ago.
+        patient: no worker counts as hung, because the whole machine was paused a moment ago.
     """
     if worker.leaving_since is not None:
         asks = worker.state is State.LEAVING and not stopping

@@ -156,7 +156,7 @@ class InferenceServicer:
         packages = [model.name for model in self._core.info("", "")]
         package = _package_of(request.model_name, packages)
         if packages == [package] or package == self._default_model:
-            expected = "another than the only model, and than --default-model"
+            expected = "a model that is neither the only one nor --default-model"
             raise InvalidInputError.of("model_name", expected=expected, got=request.model_name)
         change(package, False)
         return pb.RepositoryModelUnloadResponse()
@@ -164,7 +164,7 @@ class InferenceServicer:
     def _changes(self) -> Callable[[str, bool], None]:
         """Asks for a reload with a model, or without it."""
         if self._change is None:
-            raise UnavailableError("nobody is here to reload this server")
+            raise UnavailableError("this server has no supervisor that could reload it")
         return self._change
 
     async def _infer(self, request: pb.ModelInferRequest, deadline: float | None, make: Make[Response]) -> Response:
