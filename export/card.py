@@ -153,7 +153,7 @@ def _measures(evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _not_run(manifest: Manifest) -> str:
-    """What nobody has checked."""
+    """What has not been checked."""
     return "".join(f"    {row}\n" for row in manifest.parity["not_run"])
 
 

@@ -182,7 +182,7 @@ def _runs_in(name: str, subject: Subject) -> bool:
 
 
 def _seconds(subject: Subject, name: str) -> float:
-    """Of the fastest of a few runs: what disturbs a run makes it slower, never faster."""
+    """Seconds of the fastest of a few runs: disturbances make a run slower, never faster."""
     run = next(runtime.run for runtime in subject.runtimes if runtime.name == name)
     make = random_images if subject.role == "encoder" else random_latents
     rows = make(subject.row_shape)[:TIMED_ROWS]

@@ -157,7 +157,7 @@ class _Rows:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice on the root logger, which does not concern whoever exports."""
+    """Silence the quantiser's advice on the root logger, which is not for the user of the export."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

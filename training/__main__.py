@@ -47,7 +47,7 @@ def main() -> int:
         run = config.run
         config.check()
         train_and_report(config, data_root())
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
         return 141  # what shells say of SIGPIPE
     except (TrainingError, OSError) as error:

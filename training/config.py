@@ -141,14 +141,14 @@ class Config:
     """Added to the root of Adam's second moment."""
 
     patience: int = 0
-    """Stop after so many epochs in which what is minimised reaches no lower value on the test images, once the warm-up
-    is over; 0 never stops."""
+    """Stop after this many epochs without a lower value of the objective on the test images, once the warm-up is over;
+    0 never stops."""
 
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Precision of matrix products and convolutions; tf32 needs CUDA."""
 
     seed: int = 0
-    """Of everything random but the split: the weights, the order of the images, the noise."""
+    """Seed of everything random except the split: the weights, the order of the images, the noise."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a GPU."""
@@ -357,7 +357,7 @@ def words(name: str, value: object) -> list[str]:
 
 
 def _name_of(data: str) -> str:
-    """Of a data set or a path, without the suffix of an array; a dot in the name of a folder starts no suffix."""
+    """The name of a data set or a path, without the suffix of an array; other dots, as of folders, stay in the name."""
     path = Path(data)
     return path.stem if path.suffix in (".npy", ".npz") else path.name
 
