@@ -62,7 +62,7 @@ def _refuse_inside(parent: Path) -> None:
 
 
 def _looks_like_package(folder: Path) -> bool:
-    """Whether there is a manifest of ours, of whatever version: other programs have files of that name, too."""
+    """Whether there is a manifest of ours, of any version: other programs have files of that name, too."""
     try:
         with (folder / MANIFEST_NAME).open("rb") as file:
             value = json.loads(file.read(MANIFEST_MAX_BYTES))
@@ -73,7 +73,7 @@ def _looks_like_package(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder. False if somebody else does (without `wait`), or the file system has no such locks."""
+    """Hold the lock of a folder. False if another process does (without `wait`), or the file system has no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

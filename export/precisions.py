@@ -110,7 +110,7 @@ def elbo_limit(precision: str, model: ModelSpec) -> float:
 
 
 def objections_to(precision: str, spec: PrecisionSpec) -> list[str]:
-    """Why a precision should not be published, as far as its entry in the manifest says so."""
+    """Why a precision should not be published, by its entry in the manifest."""
     found = []
     if spec.elbo_change > spec.elbo_limit:
         figures = f"expected at most {spec.elbo_limit:.3g} nats per image, got {spec.elbo_change:.3g}"

@@ -53,7 +53,7 @@ def _full_check(proto: onnx.ModelProto) -> str:
 
 
 def _inferred_batch(proto: onnx.ModelProto) -> str:
-    """The first axis of the outputs as it follows from the input, whatever the graph says about its outputs.
+    """The first axis of the outputs as it follows from the input, whatever the graph claims.
 
     A Reshape to [-1, ...] leaves the axis unnamed; a frozen one leaves a number.
     """

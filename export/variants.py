@@ -97,7 +97,7 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_half(module: nn.Module) -> nn.Module:
-    """A copy whose weights are those of `to_fp16`, in float32."""
+    """A copy with the weights of `to_fp16`, in float32."""
     from onnxruntime.transformers.float16 import convert_np_to_float16
 
     rounded = copy.deepcopy(module)

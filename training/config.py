@@ -14,16 +14,16 @@ import tyro
 from training.errors import TrainingError
 
 MIN_SIGMA = 0.0025  # of a Gaussian pixel in [0, 1]: exp(training.likelihood.MIN_LOG_SIGMA), rounded up
-UNRECORDED = ("resume", "recipe")  # what a run does not keep: how it was asked for
+UNRECORDED = ("resume", "recipe")  # settings that a run does not keep
 
 
 def data_root() -> Path:
-    """Where the named data sets lie: VAEPORT_DATA_ROOT, or data/. For a `main` to ask; all else is told."""
+    """The folder of the named data sets: VAEPORT_DATA_ROOT, or data/. Only a `main` may call this."""
     return Path(os.environ.get("VAEPORT_DATA_ROOT", "data"))
 
 
 class ConfigError(TrainingError, ValueError):
-    """A setting outside its range, or one that does not go with another."""
+    """A setting is outside its range, or conflicts with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class Config:
     """Latent dimensions. 2 adds a picture of the latent plane."""
 
     hidden_dims: tuple[int, ...] = (400, 400)
-    """mlp: widths of the encoder's hidden layers; the decoder has them in reverse. conv: of the layer between
-    convolutions and latent, the last one counts."""
+    """mlp: widths of the encoder's hidden layers; the decoder has them in reverse. conv: the last one is the width of
+    the layer between convolutions and latent."""
 
     activation: Literal["relu", "tanh"] = "relu"
-    """Between the layers of mlp and conv."""
+    """Activation between the layers of mlp and conv."""
 
     init: Literal["torch", "glorot"] = "torch"
     """Weights to start from: PyTorch's defaults; or Glorot uniform, with the output's bias set to the mean image."""
@@ -128,14 +128,14 @@ class Config:
     """Learning rate of Adam."""
 
     lr_schedule: Literal["constant", "cosine", "iwae", "steps"] = "constant"
-    """Over the run: as it is; down to 0 along half a cosine; in eight stages, each three times as long as the one
-    before and 10^(1/7) times slower; or times --lr-decay after each of --lr-milestones."""
+    """The rate over the run: constant; down to 0 along half a cosine; in eight stages, each three times as long as the
+    one before and 10^(1/7) times slower; or times --lr-decay after each of --lr-milestones."""
 
     lr_milestones: tuple[int, ...] = ()
     """Epochs after which --lr-schedule steps lowers the rate, in rising order."""
 
     lr_decay: float = 0.1
-    """What --lr-schedule steps multiplies the rate with, each time."""
+    """The factor by which --lr-schedule steps multiplies the rate each time."""
 
     adam_epsilon: float = 1e-8
     """Added to the root of Adam's second moment."""
@@ -177,7 +177,7 @@ class Config:
         self._check_combinations()
 
     def without_effect(self) -> list[str]:
-        """The flags that were given and change nothing beside the others, each with the reason."""
+        """The given flags that have no effect with the others, each with the reason."""
         gaussian, hidden = self.likelihood == "gaussian", self.network != "linear"
         several = self.network == "conv" and len(self.hidden_dims) > 1
         started = self.init_from is not None
@@ -316,11 +316,11 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
     """The settings that `Config.to_json` gave.
 
     Args:
-        values: by field name; what is left out has its default.
+        values: by field name; missing fields have their default.
         where: the file they came from, for errors.
 
     Raises:
-        ConfigError: a name that is no setting, or a value of another type.
+        ConfigError: a name is not a setting, or a value has the wrong type.
     """
     check_names(values, where)
     kinds = get_type_hints(Config)
