@@ -44,7 +44,7 @@ class Command:
 
 
 def commands(part: str, options: argparse.Namespace, folder: Path) -> Iterator[Command]:
-    """Those of one of PARTS, in the order in which they need each other."""
+    """The commands of one of PARTS, in the order in which they need each other."""
     run, models, device = str(folder / "run"), folder / "models", ("--device", options.device)
     if part == "tests":
         yield Command("Tests", ("pytest", "-q", "-p", "no:cacheprovider", *TESTS), 240)

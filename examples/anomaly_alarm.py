@@ -95,14 +95,14 @@ def percentile_of(path: Path, model: vaeport.Model | vaeport.Client, row: int) -
     """
     percentile = model.score(path, seed=SEED, first_row=row).percentile
     if percentile is None:
-        raise vaeport.PackageError("the package has no figures of held-out images; export its run anew")
+        raise vaeport.PackageError("the package has no figures of held-out images; export its run again")
     return float(percentile[0])
 
 
 def arrivals(folder: Path) -> Iterator[Path]:
     """The files of a folder as they appear, for ever; those that one look finds, by name.
 
-    Whoever fills the folder writes elsewhere and renames, or we see half a picture. A dot hides a file from us.
+    The writer of the folder must write elsewhere and rename, or half a picture is seen. A leading dot hides a file.
     """
     seen: set[Path] = set()
     while True:

@@ -34,7 +34,7 @@ def main() -> int:
 def demo() -> None:
     """Train, export, serve, sample, stop."""
     if RUN.exists():
-        shutil.rmtree(RUN)  # the demo's own, made anew each time
+        shutil.rmtree(RUN)  # the demo's own, made again each time
     say(f"1. train on scikit-learn's digits, {EPOCHS} epochs -> {RUN}")
     python("training", "--data", "digits", "--epochs", str(EPOCHS), "--run", str(RUN))
     say("2. export to ONNX, compared with PyTorch")

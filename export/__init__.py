@@ -8,7 +8,7 @@ torchscript.py  the same two functions for PyTorch and LibTorch
 ladder.py    the proof, rung by rung; nothing is written when one breaks (docs/proof.md)
              structure.py, truth.py, evaluator.py, limits.py, inputs.py, runtimes.py, end_metric.py: what it is made of
 parity.py    the rows that come out of it
-golden.py    the vectors that whoever loads the package can replay
+golden.py    the vectors that every reader of the package can replay
 verify.py    the proof again, from the package alone, and claims.py, what it says besides
 package.py   the folder: written aside, read back, renamed into place
 card.py      the package's README.md, with pictures.py

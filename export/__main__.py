@@ -68,7 +68,7 @@ def main() -> int:
             getattr(importlib.import_module(module), function)(sys.argv[2:])
         else:
             _export(tyro.cli(Options, prog="python -m export"))
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
         return 141  # what shells say of SIGPIPE
     except (ExportError, VaeportError, OSError) as error:

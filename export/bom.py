@@ -77,7 +77,7 @@ def _files(manifest: Manifest) -> Iterator[Component]:
 
 
 def _data_set(manifest: Manifest) -> Component:
-    """The digest is of pixels and labels, not of a file, so it is no hash in the sense of CycloneDX."""
+    """The digest is of pixels and labels, not of a file, so it is not a hash in the sense of CycloneDX."""
     data = manifest.training["data"]
     return Component(
         type=ComponentType.DATA,

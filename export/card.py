@@ -153,7 +153,7 @@ def _measures(evaluation: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _not_run(manifest: Manifest) -> str:
-    """What nobody has checked."""
+    """What has not been checked."""
     return "".join(f"    {row}\n" for row in manifest.parity["not_run"])
 
 
@@ -184,7 +184,7 @@ def _overruled(manifest: Manifest) -> str:
 
 
 def _inside(manifest: Manifest) -> str:
-    """Whether there are images of the data: who passes the package on must know."""
+    """Whether there are images of the data, which must be known before the package is passed on."""
     if inside := manifest.training[IMAGES_INSIDE]:
         files = " and ".join(f"`{name}`" for name in inside)
         return f"**Images of the data are in this package**: in {files}. Pass it on to those who may see them."

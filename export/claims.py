@@ -26,7 +26,7 @@ def claims(package: Package) -> Report:
 
 
 def metadata(package: Package, subject: Subject) -> list[Fact]:
-    """P0: what the graph says about where it comes from, as far as it says anything."""
+    """P0: what the graph says about its origin, if anything."""
     manifest = package.manifest
     digests = {entry.path: entry.sha256 for entry in manifest.files}
     expected = {

@@ -1,4 +1,4 @@
-"""The golden vectors of a package: rows, their truth and their limits, for whoever loads it to replay."""
+"""The golden vectors of a package: rows, their truth and their limits, for every reader to replay."""
 
 import math
 from collections.abc import Mapping, Sequence

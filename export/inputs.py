@@ -66,7 +66,7 @@ def inputs_for(role: str, shape: tuple[int, ...], real: Rows | None) -> dict[str
 
 
 def search_rows(elements: int) -> int:
-    """How many rows a step of the search tries, where images have so many elements."""
+    """The rows that a step of the search tries, for images of `elements` elements."""
     return max(SEARCH_KEPT, min(SEARCH_ROWS, SEARCH_ELEMENTS // elements))
 
 

@@ -73,7 +73,7 @@ class Subject:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row of the input."""
+        """The shape of one row of the input."""
         return tuple(int(axis) for axis in self.spec.inputs[0].shape[1:])
 
     def entering(self, rows: Rows) -> AnyRows:

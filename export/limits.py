@@ -39,7 +39,7 @@ Values = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Of a floating-point format.
+    """The rounding of a floating-point format.
 
     Attributes:
         unit: the unit roundoff.
@@ -53,7 +53,7 @@ class Rounding:
 
 
 FLOAT32 = Rounding(UNIT, 2.0**-126)  # the smallest normal number: runtimes may flush what is below it to zero
-FLOAT16 = Rounding(2.0**-11, 2.0**-24)  # the spacing of the subnormal numbers, which nobody flushes
+FLOAT16 = Rounding(2.0**-11, 2.0**-24)  # the spacing of the subnormal numbers, which are not flushed to zero
 # 10 bits after the point, cut off or rounded: tensor cores ignore the others, kernels may round before (Fasi, Higham,
 # Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7, 2021, e330).
 TF32 = Rounding(FLOAT32.unit, FLOAT32.tiny, factors=2.0**-10)
@@ -152,7 +152,7 @@ def _sum(node: onnx.NodeProto, values: Values, found: Values, rounding: Rounding
 
 
 def _product(node: onnx.NodeProto, values: Values, found: Values, rounding: Rounding) -> Doubles:
-    """Of two tensors, or a quotient: the relative deviations of both, and the rounding's."""
+    """The deviation of a product of two tensors, or a quotient: both relative deviations, and the rounding's."""
     left, right = (values[name] for name in node.input)
     s_left, s_right = (found[name] for name in node.input)
     result = values[node.output[0]]
@@ -192,7 +192,7 @@ def _one_scale(node: onnx.NodeProto, values: Values) -> float:
 
 
 def _steps(x: Doubles, s: Doubles) -> Doubles:
-    """Of x rounded to an integer: as many steps as LAMBDA s may make."""
+    """The deviation of x rounded to an integer: as many steps as LAMBDA s may cause."""
     middle = np.rint(x)
     return np.asarray(np.maximum(np.rint(x + LAMBDA * s) - middle, middle - np.rint(x - LAMBDA * s)))
 

@@ -24,7 +24,7 @@ from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest
 from vaeport.package import MANIFEST_MAX_BYTES, MAX_VERSION, open_package, sha256_of
 from vaeport.versions import versions
 
-STAGING = ".vaeport-staging-"  # no version's name, and nobody else's: leftovers that begin so are deleted
+STAGING = ".vaeport-staging-"  # no version has such a name: leftovers that begin like this are deleted
 BESIDE = re.compile(r"([1-9][0-9]{0,8})\.(sig|receipt\.json)")  # what may lie beside a version, and outlive it
 
 
@@ -62,7 +62,7 @@ def _refuse_inside(parent: Path) -> None:
 
 
 def _looks_like_package(folder: Path) -> bool:
-    """Whether there is a manifest of ours, of whatever version: other programs have files of that name, too."""
+    """Whether there is a manifest of ours, of any version: other programs have files of that name, too."""
     try:
         with (folder / MANIFEST_NAME).open("rb") as file:
             value = json.loads(file.read(MANIFEST_MAX_BYTES))
@@ -73,7 +73,7 @@ def _looks_like_package(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder. False if somebody else does (without `wait`), or the file system has no such locks."""
+    """Hold the lock of a folder. False if another process does (without `wait`), or the file system has no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -87,7 +87,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Delete the staging folders that nobody uses. Needs the lock of `parent`."""
+    """Delete the staging folders that are not in use. Needs the lock of `parent`."""
     for folder in parent.glob(f"{STAGING}*"):
         with (
             contextlib.suppress(OSError),

@@ -110,7 +110,7 @@ def elbo_limit(precision: str, model: ModelSpec) -> float:
 
 
 def objections_to(precision: str, spec: PrecisionSpec) -> list[str]:
-    """Why a precision should not be published, as far as its entry in the manifest says so."""
+    """Why a precision should not be published, by its entry in the manifest."""
     found = []
     if spec.elbo_change > spec.elbo_limit:
         figures = f"expected at most {spec.elbo_limit:.3g} nats per image, got {spec.elbo_change:.3g}"
@@ -182,7 +182,7 @@ def _runs_in(name: str, subject: Subject) -> bool:
 
 
 def _seconds(subject: Subject, name: str) -> float:
-    """Of the fastest of a few runs: what disturbs a run makes it slower, never faster."""
+    """Seconds of the fastest of a few runs: disturbances make a run slower, never faster."""
     run = next(runtime.run for runtime in subject.runtimes if runtime.name == name)
     make = random_images if subject.role == "encoder" else random_latents
     rows = make(subject.row_shape)[:TIMED_ROWS]

@@ -81,7 +81,7 @@ def sign(path: Path, private_key: Path) -> Path:
             signer.sign(package.path.resolve(), draft)
         except (OSError, ValueError) as error:
             raise SignatureError(f"{path}: cannot be signed: {one_line(error)}") from error
-        check_statement(package, target, draft.read_bytes())  # if somebody changed it since it was opened
+        check_statement(package, target, draft.read_bytes())  # in case it has changed since it was opened
         draft.replace(target)
     return target
 

@@ -53,7 +53,7 @@ def _full_check(proto: onnx.ModelProto) -> str:
 
 
 def _inferred_batch(proto: onnx.ModelProto) -> str:
-    """The first axis of the outputs as it follows from the input, whatever the graph says about its outputs.
+    """The first axis of the outputs as it follows from the input, whatever the graph claims.
 
     A Reshape to [-1, ...] leaves the axis unnamed; a frozen one leaves a number.
     """
@@ -72,14 +72,14 @@ def _inferred_batch(proto: onnx.ModelProto) -> str:
 
 
 def _foreign_types(name: str, proto: onnx.ModelProto) -> str:
-    """Of constants, casts and values, by ONNX's names."""
+    """Dtypes, of constants, casts and values, that are not allowed, by ONNX's names."""
     allowed = TYPES[precision_of(name)] | ({TensorProto.UINT8} if has_bytes(name) else set())
     foreign = {dtype for dtype in _types(proto) if dtype not in allowed}
     return ", ".join(sorted(TensorProto.DataType.Name(dtype) for dtype in foreign)) or "none"
 
 
 def _types(proto: onnx.ModelProto) -> Iterator[int]:
-    """Of everything in the graph, said and inferred."""
+    """The dtypes of everything in the graph, declared and inferred."""
     graph = onnx.shape_inference.infer_shapes(proto).graph
     yield from (initializer.data_type for initializer in graph.initializer)
     yield from (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info))

@@ -113,7 +113,7 @@ def _trace(role: Role) -> bytes:
 
 @contextlib.contextmanager
 def _deprecated() -> Iterator[None]:
-    """Without PyTorch's word that TorchScript is deprecated: docs/package-format.md says it once, to who chooses."""
+    """Silence PyTorch's warning that TorchScript is deprecated: docs/package-format.md says it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=Warning)
         yield

@@ -97,7 +97,7 @@ def to_fp16(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def in_half(module: nn.Module) -> nn.Module:
-    """A copy whose weights are those of `to_fp16`, in float32."""
+    """A copy with the weights of `to_fp16`, in float32."""
     from onnxruntime.transformers.float16 import convert_np_to_float16
 
     rounded = copy.deepcopy(module)
@@ -157,7 +157,7 @@ class _Rows:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice on the root logger, which does not concern whoever exports."""
+    """Silence the quantiser's advice on the root logger, which is not for the user of the export."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

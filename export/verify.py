@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from export.graphs import Role
     from training.model import VAE
 
-ROWS = 64  # random ones where the corners are taken as well: a package has no images of the data
+ROWS = 64  # random rows beside the corners: a package has no images of the data
 NO_TORCH = "PyTorch is not installed"
 WIDER = 1.5  # times the limits of a graph as today's exporter makes it; another one may add up otherwise
 WIDER_GOLDEN = 4.0  # times today's limits: the first golden vectors have 2.5 times as wide ones; TF32 is 31 times off
@@ -239,7 +239,7 @@ def _parts(model: "VAE | None", manifest: Manifest) -> "dict[str, Role]":
 
 
 def _sigma(manifest: Manifest, model: "VAE | None") -> list[Fact]:
-    """P0: the standard deviation that scores are computed with is that of the checkpoint."""
+    """P0: scores are computed with the checkpoint's standard deviation."""
     from_checkpoint = getattr(model.likelihood, "sigma", None) if model else None
     if from_checkpoint is None:
         return []

@@ -1,4 +1,4 @@
-"""`python -m serving`: the command of the server; serving.commands has those beside it."""
+"""`python -m serving`: the server's command; serving.commands has the commands beside it."""
 
 import os
 import signal
@@ -8,8 +8,9 @@ from typing import NoReturn
 
 def main() -> int:
     """Run the command that is named, or serve; returns the exit status."""
-    # Until the supervisor handles signals, they end this process: by a handler, since process 1 of a container gets no
-    # other ones, and without an exception, which Python drops if an import is just ending. What is ignored stays so.
+    # Until the supervisor handles signals, they end this process: by a handler, since the kernel drops signals without
+    # one for process 1 of a container; and without an exception, which Python drops if an import is just ending.
+    # Ignored signals stay ignored.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -25,9 +26,9 @@ def main() -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         run_command(name, sys.argv[2:])
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
-        return 141  # what shells say of SIGPIPE
+        return 141  # the status that shells give for SIGPIPE
     except (SettingsError, VaeportError, OSError) as error:
         print(f"serving: error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Canaries: a row for each graph of a model, whose outputs are known, to see whether the device still computes."""
+"""Canaries: a row for each graph of a model with known outputs, to see whether the device still computes correctly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ Row: TypeAlias = NDArray[np.float32] | NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A row for one graph, and what must come of it.
+    """A row for one graph, and the outputs that it must give.
 
     Attributes:
-        name: of the model and the graph, for messages.
-        graph: in the memory that serves.
-        row: [1, ...], of the graph's dtype.
+        name: the model and the graph, for messages.
+        graph: the graph, in the memory that serves.
+        row: [1, ...], in the graph's dtype.
         expected: each output [1, ...], by name, in the graph's order.
-        limits: how far each element may be from it, of the same shape.
+        limits: how far each element may be from the expected one, in the same shape.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Canary:
     limits: Mapping[str, NDArray[np.float64]]
 
     def check(self, outputs: tuple[NDArray[Any], ...]) -> None:
-        """Raise SelfTestError if these are not the outputs, within the limits."""
+        """Raise SelfTestError if these outputs are not the expected ones, within the limits."""
         for (output, expected), got in zip(self.expected.items(), outputs, strict=True):
             where = f"{self.name}.{output}"
             if got.shape != expected.shape:
@@ -57,11 +57,11 @@ def canaries_of(
     """A canary for each graph.
 
     Args:
-        package: that the graphs are of.
+        package: the package of the graphs.
         graphs: by name, after their self-test.
         vectors: the golden vectors; the first row of each is taken, with its truth and its limits. Without them, a
             random row, and what the graph gives for it now.
-        slack: times the limits that are allowed, as in the self-test.
+        slack: factor for the limits, as in the self-test.
     """
     return tuple(
         _with_truth(f"{package.manifest.name} {name}", graph, vectors[name], slack)

@@ -19,7 +19,7 @@ COMMANDS = {  # each is imported when it is asked for
 
 
 def run_command(name: str, arguments: list[str]) -> None:
-    """Call the command of that name with the rest of the command line."""
+    """Call the command `name` with the rest of the command line."""
     import tyro
 
     module, function = COMMANDS[name]
@@ -27,7 +27,7 @@ def run_command(name: str, arguments: list[str]) -> None:
 
 
 def pin(name: str, version: int, /, models: Path = Path("models")) -> None:
-    """Serve a version of a model whatever is newer, from the next reload on.
+    """Serve a version of a model even if there are newer ones, from the next reload on.
 
     Args:
         name: the model.

@@ -1,6 +1,7 @@
 """What each call means: arrays in, arrays out, domain errors. Every edge calls this; it knows no transport.
 
-A `deadline` is in seconds on the running loop's clock, None is none; it holds for all stages of a call together.
+A `deadline` is in seconds on the running loop's clock, or None for no deadline; it holds for all stages of a call
+together.
 """
 
 import asyncio
@@ -22,9 +23,9 @@ from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundErr
 from vaeport.prior import Draw, standard_normal
 from vaeport.results import ModelInfo, Scores
 
-STREAM_CHUNK_ROWS = 256  # of a stream that does not say: 0.8 MB of float32 images of 28x28
+STREAM_CHUNK_ROWS = 256  # for a stream that asks for no size: 0.8 MB of float32 images of 28x28
 SHORTEST_WAIT_SECONDS = 0.01  # before a full queue is tried again
-MAX_PROMISED_LATENTS = 16 * scoring.MAX_LATENTS  # of a model's scores of many parts, about a minute of one core
+MAX_PROMISED_LATENTS = 16 * scoring.MAX_LATENTS  # for a model's scores of many parts: about a minute of one core
 FLOAT_BYTES = 4
 
 Floats = NDArray[np.float32]
@@ -41,7 +42,7 @@ class Timings:
 
     @classmethod
     def of(cls, stage: Batched) -> "Timings":
-        """Those of one stage, without its outputs."""
+        """The timings of one stage, without its outputs."""
         return cls(stage.queue_seconds, stage.compute_seconds, stage.batch_rows)
 
     def __add__(self, other: "Timings") -> "Timings":
@@ -107,9 +108,9 @@ class Core:
 
     Args:
         models: what is served, at least one.
-        max_request_rows: rows in one request, at most.
-        default_model: the model that an empty name means; "" leaves it to there being only one.
-        on_scores: is told of the scores of each call.
+        max_request_rows: the most rows in one request.
+        default_model: the model that an empty name means; with "", an empty name means the only model.
+        on_scores: called with the scores of each call.
     """
 
     def __init__(
@@ -127,10 +128,10 @@ class Core:
         self._gates = {model.info.name: self._gate(model) for model in models}
         self._on_scores = on_scores
         if default_model:
-            self._find(default_model, "")  # a default that is not there must not wait for its first caller
+            self._find(default_model, "")  # a missing default must be found now, not by its first caller
 
     def info(self, model: str, version: str) -> tuple[ModelInfo, ...]:
-        """All models, or the one that is named.
+        """All models, or only the named one.
 
         Raises:
             NotFoundError: there is no such model or version.
@@ -210,12 +211,11 @@ class Core:
     ) -> AsyncGenerator[tuple[int, Sampled], None]:
         """Images from the prior, any number: chunks in row order, each with its first row.
 
-        One chunk is computed ahead of the one that is taken, and no more. After the first one, a queue that is full is
-        waited for.
+        At most one chunk is computed ahead of the one that is being read. Chunks after the first wait for a full queue.
 
         Args:
             model, version, count, seed, first_row, temperature, deadline: as in `sample`.
-            chunk_rows: at most; 0 leaves it to the server.
+            chunk_rows: the most rows of a chunk; 0 leaves it to the server.
 
         Raises:
             NotFoundError, InvalidInputError, and what Batcher.submit raises.
@@ -264,8 +264,8 @@ class Core:
     ) -> Scored:
         """How well the model explains each image; see vaeport.scoring.
 
-        The decoder computes its latents in parts, one ahead of the one that is looked at. Scores of several parts take
-        turns; who has been let in waits for queues that are full.
+        The decoder computes its latents in parts, one ahead of the one that is being read. Scores of several parts take
+        turns; one that has been admitted waits for full queues.
 
         Raises:
             NotFoundError, InvalidInputError, and what Batcher.submit and Gate.turn raise.
@@ -324,7 +324,7 @@ class Core:
         return tuple(self._graphs.values())
 
     def graph(self, name: str, version: str) -> ServedGraph:
-        """One graph by its own name; an empty version is the one that is served.
+        """One graph by its own name; an empty version means the one that is served.
 
         Raises:
             NotFoundError: there is no such graph or version.
@@ -338,7 +338,7 @@ class Core:
         return graph
 
     async def infer(self, graph: ServedGraph, rows: NDArray[np.generic], deadline: float | None = None) -> Inferred:
-        """What a graph makes of its input, in the same batches as the rows of all other calls.
+        """A graph's outputs for its input, computed in the same batches as the rows of all other calls.
 
         Raises:
             InvalidInputError, and what Batcher.submit raises.
@@ -348,7 +348,7 @@ class Core:
         return Inferred(graph, batched.outputs, Timings.of(batched))
 
     async def close(self) -> None:
-        """End all queues; whoever still waits gets UnavailableError."""
+        """End all queues; requests that still wait get UnavailableError."""
         for model in self._models.values():
             await model.encoder.close()
             await model.decoder.close()
@@ -364,7 +364,7 @@ class Core:
         )
 
     def _check_latents(self, served: ServedModel, images: int, latents: int, deadline: float | None) -> None:
-        """Refuse now, before images are encoded, what the decoder would refuse when their latents come."""
+        """Refuse, before images are encoded, what the decoder would refuse once it has their latents."""
         size = FLOAT_BYTES * served.info.latent_dim * latents
         served.decoder.check(latents, size, deadline, served.encoder.predict(images))
 
@@ -397,10 +397,10 @@ async def _sample(served: ServedModel, draw: Draw, deadline: float | None) -> Sa
 
 
 def _images(field: str, decoded: Batched) -> Floats:
-    """The decoder's images. It overflows for latents that are finite but huge, and no image shows that.
+    """The decoder's images. It overflows for latents that are finite but huge, which no image could show.
 
     Raises:
-        InvalidInputError: an image has a pixel that is no number, by what came in as `field`.
+        InvalidInputError: an image has a pixel that is not a number, because of the input `field`.
     """
     images = decoded.outputs[0]
     finite = np.isfinite(images)  # under 1 ms for 1,024 images of 28x28, 2 us for one
@@ -411,7 +411,7 @@ def _images(field: str, decoded: Batched) -> Floats:
 
 
 async def _one_ahead(calls: Iterator[Callable[[], Coroutine[Any, Any, Result]]]) -> AsyncGenerator[Result, None]:
-    """The results of calls, in order, each computed while the one before is looked at."""
+    """The results of calls, in order, each computed while the one before it is being used."""
     ahead = asyncio.create_task(next(calls)())
     try:
         for call in calls:
@@ -425,7 +425,7 @@ async def _one_ahead(calls: Iterator[Callable[[], Coroutine[Any, Any, Result]]])
 
 
 async def _patiently(submit: Callable[[], Coroutine[Any, Any, Result]], deadline: float | None) -> Result:
-    """Wait for a queue that is full, until the deadline: for the parts of a call that has been admitted."""
+    """Retry while the queue is full, until the deadline: for the parts of a call that has been admitted."""
     while True:
         try:
             return await submit()

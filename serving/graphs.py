@@ -1,4 +1,4 @@
-"""The graphs of served models under names of their own, for callers who know nothing of encoders and decoders."""
+"""The graphs of served models under names of their own, for callers that know nothing of encoders and decoders."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ class TensorSpec:
 
     Attributes:
         name: as in the package.
-        dims: of one row.
-        dtypes: of numpy, that are taken or given; the first one is the graph's own.
+        dims: the shape of one row.
+        dtypes: numpy dtypes that are taken or given; the first one is the graph's own.
     """
 
     name: str
@@ -44,14 +44,14 @@ class GraphSpec:
 
     @property
     def output_names(self) -> list[str]:
-        """In the graph's order."""
+        """The outputs' names, in the graph's order."""
         return [output.name for output in self.outputs]
 
     def check(self, rows: NDArray[np.generic]) -> NDArray[np.uint8] | NDArray[np.float32]:
         """The input as the engine takes it: bytes (value / 255), or float32.
 
         Raises:
-            InvalidInputError: another dtype or shape, or a value that is NaN, infinite or out of range.
+            InvalidInputError: the dtype or shape is wrong, or a value is NaN, infinite or out of range.
         """
         name, dims = self.input.name, self.input.dims
         if rows.dtype.name not in self.input.dtypes:
@@ -73,7 +73,7 @@ class ServedGraph:
     Attributes:
         name: `<model>_encoder` or `<model>_decoder`; no two graphs share one.
         role: "encoder" or "decoder".
-        info: of the model.
+        info: describes the model.
         spec: what goes in and comes out.
         batcher: the queue, which all services share.
     """
@@ -86,7 +86,7 @@ class ServedGraph:
 
 
 def graph_names(model: str) -> tuple[str, str]:
-    """What the graphs of a model are called."""
+    """The names of a model's graphs."""
     return f"{model}_{ENCODER}", f"{model}_{DECODER}"
 
 

@@ -1,9 +1,9 @@
 """Readiness: whether the device still computes what it should, from canary batches through the engine that serves.
 
-All models are tried every few seconds, and at once after a batch has failed. Canaries stand outside of the queues, so
-that a full one makes nobody unready, and take turns on the engine as the graphs do. One that gives wrong numbers or an
-error makes its model unready until a later one passes; an engine that does not come back makes all models unready, and
-so does one that makes a session anew.
+All models are tried every few seconds, and at once after a batch has failed. Canaries bypass the queues, so that a full
+queue makes no model unready, and take turns on the engine as the graphs do. A canary that gives wrong numbers or an
+error makes its model unready until a later one passes; an engine that does not return, or that rebuilds a session,
+makes all models unready.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from serving.canary import Canary
 from serving.engine import Engine
 from vaeport.errors import bounded
 
-LOOK_SECONDS = 1.0  # between looks at an engine that has not come back
-REBUILDING = "the engine is out of memory, and makes a session anew for smaller batches"
+LOOK_SECONDS = 1.0  # between looks at an engine that has not returned
+REBUILDING = "the engine is out of memory, and rebuilds a session for smaller batches"
 SOONEST = 0.1  # times the interval: callers whose rows fail again and again must not fill the engine with canaries
 
 log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Which models are ready. They all are in the beginning, having passed their self-test.
+    """Which models are ready. All are ready at first, since they have passed their self-test.
 
     Args:
-        canaries: of each model, by its name.
-        engine: that serves.
-        turn: of its graphs.
+        canaries: the canaries of each model, by its name.
+        engine: the engine that serves.
+        turn: the turn that its graphs take.
         every: seconds from one round of canaries to the next.
-        hang: seconds that a batch may take, whoever's it is; after that the engine counts as hung.
+        hang: seconds that any batch may take; after that the engine counts as hung.
         show: called with the names of the models that are not ready, when they change.
 
     Attributes:
@@ -73,9 +73,9 @@ class Readiness:
                 with contextlib.suppress(TimeoutError):  # wait_for of Python 3.11 would lose a cancel now and then
                     async with asyncio.timeout((1 - SOONEST) * self._every):
                         await self._engine.suspect.wait()
-        except Exception:  # a defect of ours; who cannot look must not say that all is well
+        except Exception:  # a defect of ours; without canaries nothing may be called ready
             log.exception("the canaries have failed, and no model counts as ready from now on")
-            self._judge_all("nobody looks any more")
+            self._judge_all("the canaries have stopped")
 
     async def _outcome(self, model: str) -> str:
         """What is wrong with a model; "" if nothing is."""
@@ -87,16 +87,16 @@ class Readiness:
                 rebuilding = self._engine.rebuild_seconds is not None
                 if rebuilding or left <= 0:
                     self._judge_all(REBUILDING if rebuilding else f"the engine has not come back for {self._hang:g} s")
-                    self._engine.suspect.set()  # should it come back, nobody waits long for the next round
+                    self._engine.suspect.set()  # if it comes back, the next round begins soon
                 await asyncio.wait([pending], timeout=min(left, LOOK_SECONDS) if left > 0 else LOOK_SECONDS)
             return await pending
         finally:
             pending.cancel()
 
     def _stuck_seconds(self, began: float) -> float:
-        """For how long nothing has come back from the engine while there was something to compute.
+        """For how long the engine has had something to compute without returning anything.
 
-        A session that is made anew takes as long as it takes; the supervisor has a limit for it.
+        Rebuilding a session does not count; the supervisor has a limit for that.
         """
         if self._engine.rebuild_seconds is not None:
             return 0.0

@@ -1,7 +1,7 @@
-"""What a worker says of itself every second, and the rule by which its supervisor calls it hung.
+"""What a worker reports of itself every second, and the rule by which its supervisor calls it hung.
 
-The supervisor imports this module, so it needs neither gRPC nor numpy. A beat is sent from the worker's loop: that it
-comes says that the loop is alive; what the engine does is inside.
+The supervisor imports this module, so it needs neither gRPC nor numpy. A beat is sent from the worker's loop: its
+arrival shows that the loop is alive, its content what the engine does.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-REBUILD_SECONDS = 600.0  # for sessions that are made anew: as long as a start may take
+REBUILD_SECONDS = 600.0  # for rebuilding sessions: as long as a start may take
 
 if TYPE_CHECKING:
     from serving.engine import Engine
@@ -25,12 +25,12 @@ class Heartbeat:
         sent: seconds on the monotonic clock, which the processes of a machine share.
         ready: whether to send requests here.
         reason: why not; "" if it is ready.
-        busy_seconds: for how long the engine has been computing the batch that runs; None if none does, or a session is
-            made anew.
-        idle_seconds: since the engine's thread last came back from a batch or a canary, with whatever result.
+        busy_seconds: for how long the engine has been computing the current batch; None if there is none, or a session
+            is being rebuilt.
+        idle_seconds: since the engine's thread last finished a batch or a canary, with whatever result.
         queue_rows: rows that wait, by graph, `<model>_encoder` and `<model>_decoder`.
-        calls: that are being answered.
-        rebuild_seconds: for how long the engine has been making a session anew, out of memory; None if it does not.
+        calls: the number of calls that are being answered.
+        rebuild_seconds: for how long the engine has been rebuilding a session, out of memory; None if it does not.
     """
 
     sent: float
@@ -60,12 +60,12 @@ def heartbeat_of(
 
 
 def hung(beat: Heartbeat, now: float, limit: float) -> str:
-    """Why a worker must be replaced, by its last beat; "" if it need not.
+    """Why a worker must be replaced, by its last beat; "" if it need not be.
 
     Args:
         beat: the last one that came.
         now: seconds on the monotonic clock.
-        limit: seconds without a beat, or for one batch, that are too many. A session that is made anew may take
+        limit: seconds without a beat, or for one batch, that are too many. Rebuilding a session may take
             REBUILD_SECONDS.
     """
     if (silent := now - beat.sent) > limit:
@@ -73,5 +73,5 @@ def hung(beat: Heartbeat, now: float, limit: float) -> str:
     if beat.busy_seconds is not None and beat.busy_seconds > limit:
         return f"a batch has been running for {beat.busy_seconds:.0f} s"
     if beat.rebuild_seconds is not None and beat.rebuild_seconds > REBUILD_SECONDS:
-        return f"a session has been made anew for {beat.rebuild_seconds:.0f} s"
+        return f"a session has been rebuilding for {beat.rebuild_seconds:.0f} s"
     return ""

@@ -1,7 +1,7 @@
-"""What the supervisor answers over HTTP: /metrics, /healthz and /readyz, for Prometheus, Kubernetes and people.
+"""The supervisor's HTTP server: /metrics, /healthz and /readyz, for Prometheus, Kubernetes and people.
 
-It holds no credentials, no payloads, and nothing that can be changed. A stranger can cost it little: a request has a
-few seconds and a few kilobytes, and there are never more than a few at a time: one more ends the oldest.
+It holds no credentials and no payloads, and can change nothing. A stranger can cost it little: a request may take a few
+seconds and a few kilobytes, and only a few run at a time: one more ends the oldest.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class HttpStatus:
     Args:
         host, port: where to listen; port 0 takes a free one.
         metrics: from the header `Accept` to the body and its content type.
-        live: whether the process does its work, with a line for people. Not so: 503.
+        live: whether the process does its work, with a line for people. If not, the answer is 503.
         ready: whether the server takes calls, likewise.
 
     Raises:
@@ -97,7 +97,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(target[:2], _Handler)  # type: ignore[arg-type] # of an internet family, host and port
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the resolver for a name that nobody here needs, and may wait for it.
+        # Not HTTPServer's method, which asks the resolver for a name that is not needed here, and may wait for it.
         socket.socket.setsockopt(self.socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -105,13 +105,13 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._room.acquire(blocking=False) and not self._make_room():
-            self.shutdown_request(request)  # not even an answer: writing one may block, and this is the only listener
+            self.shutdown_request(request)  # without an answer: writing one may block, and this is the only listener
             return
         self._open[request] = None
         super().process_request(request, client_address)
 
     def _make_room(self) -> bool:
-        """End the oldest connection: who only sits there must not keep the probes of an orchestrator out."""
+        """End the oldest connection: idle connections must not keep the probes of an orchestrator out."""
         with contextlib.suppress(StopIteration, RuntimeError, OSError):  # it has just ended by itself
             next(iter(self._open)).shutdown(socket.SHUT_RDWR)
         return self._room.acquire(timeout=EVICTION_SECONDS)
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _head(connection: socket.socket) -> bytes:
-    """A request up to the empty line after its headers; whatever has come when there is no more time or room."""
+    """A request up to the empty line after its headers, or what has come of it when time or room runs out."""
     head, end = bytearray(), time.monotonic() + REQUEST_SECONDS
     while b"\r\n\r\n" not in head and len(head) < REQUEST_BYTES:
         connection.settimeout(max(0.001, end - time.monotonic()))

@@ -23,8 +23,8 @@ def configure_logging(style: LogFormat = "text", worker: int | None = None) -> N
     """Called once per process, by its main function.
 
     Args:
-        style: of the lines.
-        worker: the number of this worker, where there are several.
+        style: the format of the lines.
+        worker: the number of this worker, if there are several.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_json_formatter(worker) if style == "json" else logging.Formatter(TEXT))
@@ -36,7 +36,7 @@ def configure_logging(style: LogFormat = "text", worker: int | None = None) -> N
 
 
 def report_fatal(error: Exception, style: LogFormat) -> None:
-    """Say why this process ends: a mistake of its user, so no traceback."""
+    """Log why this process ends. It is a mistake of its user, so there is no traceback."""
     if style == "json":
         log.critical("%s", error)
     else:
@@ -49,14 +49,14 @@ def _json_formatter(worker: int | None) -> logging.Formatter:
     return JsonFormatter(
         ["levelname", "name", "message", "process"],
         rename_fields=NAMES,
-        defaults={"time": ""},  # gives it the first place
+        defaults={"time": ""},  # puts the time first
         timestamp="time",
         static_fields={} if worker is None else {"worker": worker},
     )
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    """In place of the tracebacks that Python prints for what ends a process or a thread."""
+    """Log an exception that ends a process or a thread, in place of Python's own traceback."""
     if error is None or issubclass(kind, KeyboardInterrupt | SystemExit):
         return
     log.critical("uncaught %s", kind.__name__, exc_info=(kind, error, traceback))

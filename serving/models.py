@@ -32,7 +32,7 @@ class LoadedModel:
     """A package whose graphs, by role, are in memory and have passed the self-test on this machine.
 
     Attributes:
-        canaries: of these graphs.
+        canaries: the canaries of these graphs.
     """
 
     package: Package
@@ -66,18 +66,18 @@ def load_models(
         packages: MODELS/<name>/<version>, one for each model.
         device: where they compute.
         threads: CPU threads of one call.
-        precision: of vaeport.package.PRECISIONS.
-        public_key: every package must have a valid signature by this key. None: signatures are not looked at.
-        buckets: batch sizes, in rows, ascending, that each graph has memory of its own for; as CUDA needs it. None:
-            graphs take whatever comes.
-        rebuilding: is entered while a graph makes its session anew.
+        precision: one of vaeport.package.PRECISIONS.
+        public_key: every package must have a valid signature by this key; None does not check signatures.
+        buckets: batch sizes, in rows, ascending, for each of which a graph has its own memory, as CUDA needs. None:
+            graphs take batches of any size.
+        rebuilding: is entered while a graph rebuilds its session.
 
     Raises:
         DeviceError: a node would compute elsewhere than on the device, or the device fails.
-        InvalidInputError: one has not that precision.
-        PackageError: one breaks a rule, or lies under another name or version than its own.
-        SignatureError: with `public_key`, one is not signed by it.
-        SelfTestError: a graph does not give here what its golden vectors say.
+        InvalidInputError: a package does not have that precision.
+        PackageError: a package breaks a rule, or lies under another name or version than its own.
+        SignatureError: with `public_key`, a package is not signed by it.
+        SelfTestError: a graph does not compute here what its golden vectors say.
     """
     return [_load_model(path, device, threads, precision, public_key, buckets, rebuilding) for path in packages]
 
@@ -126,7 +126,7 @@ def _load_model(
     package = open_package(path)
     manifest = package.manifest
     if public_key is not None:
-        check_signature(package, public_key)  # the graphs are held to the manifest that it has seen
+        check_signature(package, public_key)  # the graphs are compared with the manifest that it has checked
         log.info("%s: signed by %s", path, public_key)
     if buckets:
         bound, canaries = _bound_graphs(package, device, threads, precision, buckets, rebuilding)
@@ -135,7 +135,7 @@ def _load_model(
     graphs = load_graphs(package, device, threads, names.values())
     canaries = _prove(package, device, graphs)
     for role, shape in (("encoder", manifest.model.image_shape), ("decoder", (manifest.model.latent_dim,))):
-        graphs[names[role]](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should pay for it
+        graphs[names[role]](np.zeros((1, *shape), np.float32))  # the first run allocates; no caller should wait for it
     return LoadedModel(package, device, {role: graphs[name] for role, name in names.items()}, canaries)
 
 
@@ -144,7 +144,7 @@ def _bound_graphs(
 ) -> tuple[dict[str, BoundGraph | ByDtype], tuple[Canary, ...]]:
     """The graphs by role, warm, and their canaries. The encoder takes bytes, too, if the package has that graph.
 
-    The decoder gives floats: callers who want bytes share batches with those who do not, and the graph that makes bytes
+    The decoder gives floats: requests for bytes share batches with requests for floats, and the graph that makes bytes
     has no logits.
     """
     names = names_in_precision(package.manifest, precision)
@@ -171,9 +171,9 @@ def _prove(
     graphs: dict[str, Graph] | dict[str, BoundGraph],
     buckets: Sequence[int] = (),
 ) -> tuple[Canary, ...]:
-    """Every node is where it should be, and what the graphs compute there is what the golden vectors say.
+    """Check that every node is on the device, and that the graphs compute what the golden vectors say.
 
-    For each of the buckets, too: CUDA chooses its kernels by the size of a batch.
+    This is checked for each of the buckets: CUDA chooses its kernels by the size of a batch.
     """
     for name, graph in graphs.items():
         nodes = check_placement(f"{package.path}: {name}", graph, device)

@@ -1,6 +1,6 @@
-"""The folder of models: which version of each is served, and what an operator does about it.
+"""The folder of models: which version of each is served, and how an operator changes that.
 
-A running server takes a change up with the next reload: at SIGHUP, or by itself with --watch.
+A running server applies a change with the next reload: at SIGHUP, or by itself with --watch.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ LEFTOVER = ".vaeport-staging-"  # what the next export into the folder removes (
 def model_folders(models: Path) -> list[Path]:
     """The folder of each model, by name.
 
-    What cannot be a model's name is not looked into: lost+found of a volume is closed to all but root.
+    A folder whose name is not a valid model's name is not opened: lost+found of a volume is closed to all but root.
     """
     return sorted(path for path in models.iterdir() if NAME_PATTERN.fullmatch(path.name) and versions(path))
 
@@ -30,7 +30,7 @@ def default_packages(models: Path) -> tuple[Path, ...]:
     """The package of each model's default version, MODELS/<name>/<version>, by name.
 
     Raises:
-        PackageError: there is none, or what an operator chose for one is not there.
+        PackageError: there is no package, or a version that an operator chose is missing.
     """
     if not models.is_dir():
         raise PackageError(f"{models}: no such folder of models")
@@ -44,10 +44,10 @@ def default_packages(models: Path) -> tuple[Path, ...]:
 
 
 def pin(folder: Path, version: int) -> None:
-    """Make `version` the default of the model in `folder`, whatever is newer.
+    """Make `version` the default of the model in `folder`, even if there are newer ones.
 
     Raises:
-        NotFoundError: it is not there, or is withdrawn.
+        NotFoundError: the version does not exist, or is withdrawn.
     """
     _check_there(folder, version)
     if version in withdrawn(folder):
@@ -66,10 +66,10 @@ def unpin(folder: Path) -> None:
 
 
 def withdraw(folder: Path, version: int, *, undo: bool = False) -> None:
-    """Never let `version` be the default again, or let it; a pin to it ends.
+    """Never let `version` be the default again, or allow it again with `undo`; a pin to it ends.
 
     Raises:
-        NotFoundError: it is not there.
+        NotFoundError: the version does not exist.
     """
     _check_there(folder, version)
     gone = withdrawn(folder)
@@ -79,7 +79,7 @@ def withdraw(folder: Path, version: int, *, undo: bool = False) -> None:
 
 
 def prune(folder: Path, keep: int) -> list[int]:
-    """Delete old versions with what lies beside them, and say which. The newest `keep` and the default one stay.
+    """Delete old versions with the files beside them, and return them. The newest `keep` and the default one stay.
 
     Raises:
         NotFoundError: there is no such model.
@@ -89,7 +89,7 @@ def prune(folder: Path, keep: int) -> list[int]:
     doomed = [version for version in there[: max(0, len(there) - keep)] if version != default_version(folder)]
     for version in doomed:
         for path in (folder / str(version), *folder.glob(f"{version}.*")):
-            leftover = path.rename(folder / f"{LEFTOVER}{uuid.uuid4().hex}")  # nobody may see half a version
+            leftover = path.rename(folder / f"{LEFTOVER}{uuid.uuid4().hex}")  # no reader may see half a version
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return doomed
 

@@ -22,7 +22,7 @@ class Settings:
     """Folder of packages, MODELS/<name>/<version>, as `python -m export` makes them."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Other than loopback needs TLS, or --insecure."""
+    """Address to listen on. Any other than loopback needs TLS, or --insecure."""
 
     port: int = 50051
     """TCP port; 0 takes a free one. The address is printed on standard output when the server is ready."""
@@ -31,10 +31,10 @@ class Settings:
     """unix:PATH listens on a socket in the file system instead of host and port, with one worker."""
 
     socket_mode: str = "600"
-    """Permissions of that socket, in octal: whoever may write to it may call."""
+    """Permissions of that socket, in octal: users who may write to it may call."""
 
     insecure: bool = False
-    """Listen in plain text on an address that other machines reach. Without it, and without TLS, that is refused."""
+    """Listen in plain text on an address that other machines can reach, which is refused otherwise."""
 
     tls_cert: Path | None = None
     """The server's certificate in PEM, followed by those between it and its authority. A renewed file is taken within
@@ -44,83 +44,84 @@ class Settings:
     """Its private key in PEM, without a passphrase."""
 
     tls_client_ca: Path | None = None
-    """The authorities, in PEM, of clients' certificates: whoever has none of theirs cannot connect (mTLS)."""
+    """The authorities, in PEM, of clients' certificates: clients without such a certificate cannot connect (mTLS)."""
 
     tokens: Path | None = None
-    """The file of bearer tokens; `python -m serving token` makes them. With it every call but health needs one, and
-    admin calls one for admin; without it admin calls are closed. A changed file is taken within seconds."""
+    """The file of bearer tokens; `python -m serving token` makes them. With it every call but health needs a token, and
+    admin calls need one for admin; without it admin calls are closed. A changed file is taken within seconds."""
 
     max_calls_per_peer: int = 0
-    """Calls that one caller may have in hand, per worker; 0 is no limit. A caller is a token's name, or that of a
-    client certificate, or the host. Beyond it he gets RESOURCE_EXHAUSTED. Behind a proxy all may come from one host."""
+    """Calls that one caller may have running, per worker; 0 is no limit. A caller is the name of a token or of a client
+    certificate, or else a host; behind a proxy, all may share one. More calls get RESOURCE_EXHAUSTED."""
 
     max_bytes_per_peer: int = 0
-    """Bytes of the requests that one caller may have in hand, likewise, and of the answers that he has not read. A
-    single larger one may come alone. Of the answers, 0 is a quarter of --max-queue-bytes."""
+    """Bytes of one caller's running requests, likewise, and of the answers that it has not read. A single larger one
+    may come alone. For the answers, 0 means a quarter of --max-queue-bytes."""
 
     max_concurrent_streams: int = 1024
-    """Calls that one connection may have in hand; the client keeps the others back until some have ended."""
+    """Calls that one connection may have running; the client holds further ones back until some have ended."""
 
     max_connections: int = 0
-    """Connections that each worker keeps, at some 16 KB each; further ones are closed at once. 0 is as many as there
-    may be open files."""
+    """Connections that each worker keeps, at some 16 KB each; further ones are closed at once. 0 means as many as the
+    limit of open files allows."""
 
     max_connection_age_seconds: float = 60.0
-    """Seconds after which a connection is asked to come anew; its calls may end. So callers spread over the workers,
-    and renewed certificates reach all. A worker that is replaced stays for as long, and loses nobody. 0 never asks:
-    calls that are on their way when a worker is replaced may end as CANCELLED, which our client tries again."""
+    """Seconds after which a client is asked to reconnect; its running calls may finish. This spreads callers over the
+    workers, and renewed certificates reach everyone. A worker that is replaced stays that long and loses no call. 0
+    never asks: calls in progress when a worker is replaced may end as CANCELLED, which our client retries."""
 
     max_connection_idle_seconds: float = 0.0
-    """Seconds without a call after which a connection is ended; the client makes a new one for its next. 0 is never."""
+    """Seconds without a call after which a connection is closed; the client reconnects for its next call. 0 means
+    never."""
 
     keepalive_seconds: float = 60.0
-    """Seconds of silence after which a connection is asked whether somebody is there; without an answer within 20
-    seconds it is ended. 0 never asks, and keeps connections to machines that are gone."""
+    """Seconds of silence after which the server pings a connection, and closes it if no answer comes within 20 seconds.
+    0 never pings, and so keeps connections to machines that are gone."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. cuda fails at the start where it cannot compute; auto takes it where it can, and says so."""
+    """Where to compute. cuda refuses to start if CUDA cannot compute; auto uses CUDA if it can, and logs the choice."""
 
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """What to compute in. Every model must have it; the server never takes another by itself."""
+    """The precision to compute in. Every model must have it; the server never takes another by itself."""
 
     workers: int = 0
-    """Processes that share the port; 0 is one for each usable core, or for each GPU. Each loads all models."""
+    """Processes that share the port; 0 means one for each usable core, or for each GPU. Each loads all models."""
 
     watch: float = 0.0
-    """Seconds between looks at the folder of models: a change of what is to be served is taken up at once. 0 does not
-    look; SIGHUP reloads in any case."""
+    """Seconds between looks at the folder of models; a change in what is to be served is applied at once. 0 never
+    looks; SIGHUP reloads in any case."""
 
     hang_seconds: float = 30.0
-    """A worker that says nothing for so long, or has one batch in hand for so long, is replaced; an engine that has not
-    come back by then is NOT_SERVING."""
+    """A worker that is silent, or has been computing one batch, for this many seconds is replaced; an engine that has
+    not answered by then is NOT_SERVING."""
 
     threads: int = 0
     """CPU threads of each worker's engine; 0 shares the cores this process may use among the workers."""
 
     tf32: bool = False
-    """On CUDA: round the factors of products to 11 bits. Faster, and no longer within the limits that were proven: the
-    self-test allows as much more."""
+    """On CUDA: round the factors of products to 11 bits. Faster, but no longer within the limits that were proven, so
+    the self-test uses wider ones."""
 
     gpu_mem_limit_mb: int = 0
     """On CUDA: MiB that each graph may take of the GPU's memory, weights included; 0 is no limit. A model has three
     graphs."""
 
     batch_buckets: tuple[int, ...] = ()
-    """On CUDA: the batch sizes, in rows, to which batches are padded; they ascend to --max-batch-rows. By default the
+    """On CUDA: the batch sizes, in rows, to which batches are padded, ascending to --max-batch-rows. By default the
     powers of two."""
 
     cuda_graphs: bool = False
-    """On CUDA: capture a CUDA graph for each batch size, and replay it. Has not been tried on a GPU so far."""
+    """On CUDA: capture a CUDA graph for each batch size, and replay it. Not tried on a GPU so far."""
 
     default_model: str = ""
-    """The model that requests without a name mean. Not needed with a single model."""
+    """The model for requests that name none. Not needed with a single model."""
 
     require_signature: Path | None = None
     """A public key in PEM. Every package must have a valid signature by it, MODELS/<name>/<version>.sig, or the server
     does not start."""
 
     max_batch_rows: int = 512
-    """Rows the engine computes at a time, at most."""
+    """The most rows that the engine computes at a time."""
 
     max_queue_rows: int = 4096
     """Rows that wait for the engine, per graph and worker; requests beyond that get RESOURCE_EXHAUSTED."""
@@ -130,35 +131,36 @@ class Settings:
     answers of as many bytes have not been read, new calls get RESOURCE_EXHAUSTED, per worker."""
 
     max_delay_ms: float = 0.0
-    """Milliseconds that a free engine waits for a fuller batch. 0 computes what there is: batches grow under load."""
+    """Milliseconds that a free engine waits for a fuller batch. With 0 it does not wait: batches grow under load."""
 
     lame_duck_seconds: float = 1.0
     """Seconds after the first signal in which calls are still taken, while the health says NOT_SERVING."""
 
     log_format: Literal["text", "json"] = "text"
-    """Of the log on standard error, one line per event: for people, or JSON for programs. It never holds what callers
-    send."""
+    """Format of the log on standard error, one line per event: for people, or JSON for programs. It never holds what
+    callers send."""
 
     log_calls: Literal["none", "failed", "all"] = "none"
-    """A line for each call, with its status, request id, peer and milliseconds. none: for our own bugs alone."""
+    """Calls to log, one line each, with status, request id, peer and milliseconds. none logs only our own bugs."""
 
     canary_seconds: float = 5.0
-    """Seconds between two canaries: batches of one row through every graph, whose outcome is known. A model whose
-    canary fails is NOT_SERVING until a later one passes."""
+    """Seconds between two canaries: batches of one row through every graph, with known results. A model whose canary
+    fails is NOT_SERVING until a later one passes."""
 
     grace: float = 30.0
     """Seconds that accepted calls may still take once new ones are refused, after --lame-duck-seconds; a second signal
     ends at once."""
 
     http_port: int | None = None
-    """TCP port of /metrics (Prometheus), /healthz and /readyz; 0 takes a free one, which the log names. None: there are
-    no metrics. Whoever reaches it can read them."""
+    """TCP port of /metrics (Prometheus), /healthz and /readyz; 0 takes a free one, which the log names. None: no
+    metrics. Anyone who can reach the port can read them."""
 
     http_host: str = "127.0.0.1"
     """Address of --http-port."""
 
     traces: bool = False
-    """Send OpenTelemetry traces. Needs the extra [traces]; the standard variables OTEL_* say where to and which."""
+    """Send OpenTelemetry traces. Needs the extra [traces]; the standard variables OTEL_* say where to send them and
+    which ones."""
 
     def check(self) -> None:
         """Raise SettingsError for what cannot work."""
@@ -220,7 +222,7 @@ class Settings:
         if self.tls_client_ca and not self.tls_cert:
             raise SettingsError("--tls-client-ca: expected --tls-cert and --tls-key with it")
         if self.insecure and self.tls_cert:
-            raise SettingsError("--insecure: has no sense with --tls-cert; expected one of them")
+            raise SettingsError("--insecure: makes no sense together with --tls-cert; expected one of them")
         for name in ("max_calls_per_peer", "max_bytes_per_peer", "max_connections"):
             if (most := getattr(self, name)) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')}: expected 0 or more, got {most}")

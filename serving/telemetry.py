@@ -1,4 +1,4 @@
-"""What looks on while a worker works: metrics, traces, both, or nothing, which then costs nothing."""
+"""The observers of a worker: metrics, traces, both, or none, which costs nothing."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Telemetry:
 
     @classmethod
     def of(cls, settings: "Settings") -> "Telemetry":
-        """As the settings say; what is not asked for is not imported."""
+        """The observers that the settings ask for; others are not imported."""
         recorder, tracer = None, None
         if settings.http_port is not None and has_room(Path(os.environ[MULTIPROCESS]), os.getpid()):
             from serving.metrics.recorder import Recorder
@@ -40,7 +40,7 @@ class Telemetry:
         return cls(recorder, tracer)
 
     def of_method(self, method: str) -> "list[CallObserver]":
-        """What observes the calls of a method of ours, "/package.Service/Method"; what counts them comes last."""
+        """The observers of a known method, "/package.Service/Method"; the one that counts comes last."""
         observers: list[CallObserver] = []
         if self.tracer is not None:
             observers.append(self.tracer.of_method(method))
@@ -49,25 +49,27 @@ class Telemetry:
         return observers
 
     def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> Observer | None:
-        """What observes the batcher of a graph; `padded` says how many rows it computes for so many."""
+        """The observer of a graph's batcher; `padded` gives the rows that it computes for a batch, padding included."""
         counted = None if self.recorder is None else self.recorder.of_graph(model, graph, padded)
         traced = None if self.tracer is None else self.tracer.of_graph(model, graph)
         return _Both(counted, traced) if counted and traced else counted or traced
 
     def refused(self, cause: str) -> None:
-        """A request was refused, for one of the causes in serving.metrics.catalogue."""
+        """Record a refused request, by one of the causes in serving.metrics.catalogue."""
         if self.recorder is not None:
             self.recorder.refused(cause)
 
     def scored(self, model: ModelInfo, scores: Scores) -> None:
-        """Some images have been scored."""
+        """Record the scores of some images."""
         if self.recorder is not None:
             self.recorder.scored(model, scores)
 
     def serving(
         self, models: "Sequence[ServedModel]", precision: str, not_after: Callable[[], float | None] = lambda: None
     ) -> None:
-        """These take requests from now on; `not_after` is when the certificate in use ends. Needs a running loop."""
+        """Record models that take requests from now on; `not_after` is when the certificate in use expires. Needs a
+        running loop.
+        """
         if self.recorder is not None:
             for model in models:
                 self.recorder.served(model.info, precision)
@@ -75,7 +77,7 @@ class Telemetry:
             self.recorder.keep_writing(batchers, not_after)
 
     def close(self) -> None:
-        """Write and send what is left."""
+        """Write and send what has not been written or sent yet."""
         if self.recorder is not None:
             self.recorder.write()
         if self.tracer is not None:

@@ -6,8 +6,8 @@
         ├── compute                       the engine, as this call saw it; linked to the batch
         └── batch encoder                 in the trace of the first call of the batch, linked with all of them
 
-A batch belongs to many calls. Its span stands in the trace of one of them, so that it is sampled when they are; links
-lead to it from the others, and back. Names, sizes and times are recorded, never a payload.
+A batch belongs to many calls. Its span is in the trace of one of them, so that it is sampled with that trace; links
+connect it with the others, both ways. Names, sizes and times are recorded, never a payload.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from serving.batching import Refusal, Run
 from vaeport._version import __version__
 from vaeport.errors import bounded
 
-CLOSING_SECONDS = 2.0  # for spans that have not been sent; a collector that is not there must not hold up the end
+CLOSING_SECONDS = 2.0  # for unsent spans; a missing collector must not delay the end
 
-# Of a server, only these are its errors: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+# Only these statuses are errors of the server: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 SERVER_ERRORS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 Note = tuple[Span, Token[Context]]
@@ -43,7 +43,7 @@ class Tracer:
     """Makes the spans of a worker.
 
     Args:
-        provider: where they go; by default to the collector that the standard OTEL_* variables name.
+        provider: where spans go; by default to the collector that the standard OTEL_* variables name.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -59,7 +59,7 @@ class Tracer:
         return GraphTracer(self._tracer, model, graph)
 
     def close(self) -> None:
-        """Send what is left, for two seconds at most."""
+        """Send the remaining spans, for two seconds at most."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closing.start()
         closing.join(CLOSING_SECONDS)
@@ -82,7 +82,7 @@ class MethodTracer:
         return span, otel_context.attach(trace.set_span_in_context(span))
 
     def ended(self, note: Note, code: str, _seconds: float) -> None:
-        """End it; see CallObserver."""
+        """End the span; see CallObserver."""
         span, token = note
         otel_context.detach(token)
         span.set_attribute("rpc.grpc.status_code", GrpcStatus[code].value[0])
@@ -92,7 +92,7 @@ class MethodTracer:
 
 
 class GraphTracer:
-    """A span for each batch of one graph, and those of its calls that depend on it."""
+    """A span for each batch of one graph, and the spans of its calls that depend on the batch."""
 
     def __init__(self, tracer: trace.Tracer, model: str, graph: str) -> None:
         self._tracer = tracer
@@ -104,7 +104,7 @@ class GraphTracer:
         return trace.get_current_span()
 
     def refused(self, cause: Refusal) -> None:
-        """The status of the call says it."""
+        """Do nothing: the status of the call says it."""
 
     def computed(self, run: Run) -> None:
         """See Observer."""
@@ -138,13 +138,13 @@ class GraphTracer:
 
 
 def _wall_clock() -> Callable[[float], int]:
-    """From seconds on the loop's clock to nanoseconds since 1970."""
+    """A function from seconds on the loop's clock to nanoseconds since 1970."""
     loop_now, wall_now = asyncio.get_running_loop().time(), time.time_ns()
     return lambda seconds: wall_now + int((seconds - loop_now) * 1e9)
 
 
 def _standard_provider() -> TracerProvider:
-    """As the environment says; without a word of it on the name, the service is `vaeport`."""
+    """The provider that the environment describes; if it names no service, that is `vaeport`."""
     resource = Resource.create()
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "vaeport"}))

@@ -29,17 +29,17 @@ from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device
 from vaeport.machine import usable_cores
 
 EXIT_DEVICE_LOST = 75  # EX_TEMPFAIL of sysexits.h: another process may fare better
-LOST_GRACE_SECONDS = 1.0  # for the answers of those who wait when the device is lost; they are all refusals
+LOST_GRACE_SECONDS = 1.0  # to answer waiting calls when the device is lost; all are refused
 BEAT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class End(Enum):
-    """Why a worker ends; what comes first takes precedence."""
+    """Why a worker ends; reasons that are listed first take precedence."""
 
-    LOST = auto()  # the device computes nothing any more
-    FAILED = auto()  # a batcher has ended by a defect
+    LOST = auto()  # the device cannot compute any more
+    FAILED = auto()  # a batcher has ended because of a defect
     STOP = auto()  # the server stops
     LEAVE = auto()  # others have taken over
 
@@ -47,18 +47,19 @@ class End(Enum):
 def run(settings: Settings, address: str, packages: Sequence[Path], channel: Connection) -> None:
     """Load, wait for the order to serve, serve on `address`, and return when drained.
 
-    If the device is lost, everyone who waits is refused and the process ends at once, with status EXIT_DEVICE_LOST.
-    If a batcher ends by a defect, likewise, with that of any defect, so that another worker takes its place.
+    If the device is lost, every waiting call is refused and the process ends at once, with status EXIT_DEVICE_LOST. If
+    a batcher ends because of a defect, the same happens, with the status of any defect, so that another worker takes
+    its place.
 
     Args:
-        settings: of the server.
+        settings: the server's settings.
         address: "HOST:PORT".
-        packages: to serve, MODELS/<name>/<version>.
+        packages: the packages to serve, MODELS/<name>/<version>.
         channel: to the supervisor; its end is an order to stop.
 
     Raises:
         PackageError: a model cannot be loaded.
-        InvalidInputError: a model has not the precision.
+        InvalidInputError: a model does not have that precision.
         DeviceError: the device cannot compute.
         SelfTestError: a model does not compute here what its golden vectors say.
         SignatureError: `--require-signature`, and a model is not signed by that key.
@@ -85,11 +86,11 @@ def run(settings: Settings, address: str, packages: Sequence[Path], channel: Con
     channel.send((Said.LOADED, None))
     if _order(channel) is Order.SERVE:
         asyncio.run(_serve(settings, address, engine, models, channel))
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended in order, whatever comes while memory is freed
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended cleanly; signals while memory is freed are moot
 
 
 def device_of(settings: Settings) -> Device:
-    """The device as the settings want it; what has no effect there is said in the log."""
+    """The device that the settings ask for; settings without effect on it are logged."""
     cuda = CudaOptions(settings.tf32, settings.gpu_mem_limit_mb * 2**20, settings.cuda_graphs)
     device = replace(choose_device(settings.device), cuda=cuda)
     log.info("computing on %s: %s", device.provider, device.reason)
@@ -145,12 +146,12 @@ async def _serve(
         _end_without_device(channel)
     engine.close()
     if end is End.FAILED:
-        raise RuntimeError("a batcher has failed; its log has why")
+        raise RuntimeError("a batcher has failed; the log above says why")
     log.info("ended")
 
 
 def _set_aside() -> None:
-    """Keep the garbage collector from what stays: looking through it takes 20 ms, in which nobody is answered."""
+    """Exclude long-lived objects from garbage collection: scanning them takes 20 ms, in which nobody is answered."""
     gc.collect()
     gc.freeze()
 
@@ -181,7 +182,7 @@ async def _first(reasons: Reasons) -> End:
 
 
 async def _leave(edge: Edge, grace: float, reasons: Reasons) -> End:
-    """Leave, which takes as long as connections live; what else ends the worker meanwhile goes before."""
+    """Leave, which takes as long as connections live; another reason to end takes precedence meanwhile."""
     leaving = asyncio.create_task(edge.leave(grace))
     graver = asyncio.create_task(_first({**reasons, End.LEAVE: asyncio.Event()}))
     await asyncio.wait((leaving, graver), return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +195,7 @@ async def _leave(edge: Edge, grace: float, reasons: Reasons) -> End:
 
 
 async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
-    """Say each second how it is; that the loop turns is said by saying it."""
+    """Send a heartbeat every second. That it is sent at all shows that the event loop is running."""
     while True:
         if _has_room(channel):
             _say(channel, Said.BEAT, beat())
@@ -202,7 +203,7 @@ async def _beat(channel: Connection, beat: Callable[[], Heartbeat]) -> None:
 
 
 def _ask(channel: Connection, model: str, wanted: bool) -> None:
-    """For a caller who may: a reload with a model, or without it.
+    """Ask the supervisor for a reload with a model, or without it. The caller has been authorised.
 
     Raises:
         UnavailableError: the supervisor does not listen.
@@ -212,7 +213,7 @@ def _ask(channel: Connection, model: str, wanted: bool) -> None:
 
 
 def _end_without_device(channel: Connection) -> NoReturn:
-    """End now: what belongs to a lost device may never come back from being freed, as a normal end would do."""
+    """End without freeing anything, as a normal end would: freeing memory of a lost device may never return."""
     log.critical("the device is lost: everyone has been refused, and this process ends, status %d", EXIT_DEVICE_LOST)
     _say(channel, Said.FAILED, "the device is lost")
     logging.shutdown()
@@ -220,7 +221,7 @@ def _end_without_device(channel: Connection) -> NoReturn:
 
 
 def _orders(channel: Connection) -> Reasons:
-    """Set by orders to end: of the supervisor, by its end, or by SIGTERM. A second SIGTERM ends at once."""
+    """Reasons to end, set by the supervisor's orders, by its end, or by SIGTERM. A second SIGTERM ends at once."""
     loop = asyncio.get_running_loop()
     orders = {End.STOP: asyncio.Event(), End.LEAVE: asyncio.Event()}
 
@@ -241,7 +242,7 @@ def _orders(channel: Connection) -> Reasons:
 
 
 def _order(channel: Connection) -> Order | None:
-    """What the supervisor says; None if it is gone."""
+    """The supervisor's order; None if the supervisor is gone."""
     try:
         return Order(channel.recv())
     except (EOFError, OSError):
@@ -249,14 +250,14 @@ def _order(channel: Connection) -> Order | None:
 
 
 def _has_room(channel: Connection) -> bool:
-    """Whether something can be said at once: a supervisor that does not read must not hold up the loop."""
+    """Whether a message can be sent at once: a supervisor that does not read must not block the loop."""
     room = select.poll()
     room.register(channel, select.POLLOUT)
     return bool(room.poll(0))
 
 
 def _say(channel: Connection, said: Said, about: object) -> bool:
-    """Tell the supervisor; whether it is there."""
+    """Send the supervisor a message; returns whether the supervisor is there."""
     try:
         channel.send((said, about))
     except OSError:

@@ -14,6 +14,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"training", "vaeport"},
     "serving": {"vaeport"},
     "vaeport": set(),
+    "release": {"vaeport"},
+    "examples": {"training", "export", "serving", "vaeport"},
+    "benchmarks": {"training", "export", "serving", "vaeport"},
+    "tests": {"training", "export", "serving", "vaeport", "release", "examples", "benchmarks"},
 }
 
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 TORCHRUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # set for each process that torchrun starts
-AGREED_STEPS = 10  # of several processes, between two questions whether to stop
-NAMED_CLASSES = 10  # in the announcement, at most
+AGREED_STEPS = 10  # how often several processes agree whether to stop
+NAMED_CLASSES = 10  # the most classes that are named at the start
 
 
 class Stop(Exception):  # noqa: N818 - somebody asked for it
-    """A signal asked to stop, and the run has kept where it stands. `args[0]` is the signal's number."""
+    """A signal asked to stop, and the run's state has been saved. `args[0]` is the signal's number."""
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
         run = config.run
         config.check()
         train_and_report(config, data_root())
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it exits
         return 141  # what shells say of SIGPIPE
     except (TrainingError, OSError) as error:
@@ -61,7 +61,7 @@ def main() -> int:
         return 1
     except (KeyboardInterrupt, Stop) as stop:
         hint = "; go on with --resume" if (run / "run.json").exists() else ""
-        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one talks
+        if os.environ.get("RANK", "0") == "0":  # only one of torchrun's processes prints
             print(f"training: stopped{hint}", file=sys.stderr)
         return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
     return 0
@@ -87,7 +87,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     """Load the data, train, draw the pictures and write the report.
 
     Raises:
-        TrainingError: what the user can mend.
+        TrainingError: a mistake that the user can correct.
         Stop: a signal asked for it.
     """
     import torch  # not at the top: --help needs neither it nor matplotlib
@@ -107,7 +107,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # PyTorch would allow it for convolutions
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
-        raise ConfigError("--precision tf32 is of CUDA, and there is none")
+        raise ConfigError("--precision tf32 needs CUDA, and there is no usable GPU")
     with joined(device.type) if TORCHRUN_VARIABLE in os.environ else nullcontext(ALONE) as processes:
         processes.check(config)
         dataset = _load(config, data_root, processes)
@@ -115,7 +115,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
             processes.wait()  # for the run directory
             with _stop_requests(processes) as stopping:
                 train(config, dataset, open_run(config.run), device, processes, stopping)
-            processes.wait()  # for the report: who leaves first takes the connections of the others along
+            processes.wait()  # for the report: the first process to leave cuts the connections of the others
             return
         plan = plan_of(config, dataset)
         for line in config.without_effect():
@@ -136,7 +136,7 @@ def train_and_report(config: Config, data_root: Path) -> None:
 
 
 def _load(config: Config, data_root: Path, processes: "Processes") -> "Dataset":
-    """The leading process first: it may have to download."""
+    """Load the data, in the leading process first: it may have to download."""
     from training import data
 
     if not processes.leads:

@@ -8,12 +8,12 @@ SETTLING_STEPS = 200  # of the optimiser before anything can be said: all latent
 
 
 def collapse(row: Metrics, config: Config, steps: int) -> str | None:
-    """What to say about a posterior that (almost) equals the prior whatever the image; None if it does not.
+    """A warning that the posterior (almost) equals the prior for every image; None if it does not.
 
     Args:
-        row: of the epoch, with `active_units`.
-        config: of the run.
-        steps: taken so far.
+        row: the metrics of the epoch, with `active_units`.
+        config: the run's settings.
+        steps: the steps taken so far.
     """
     active, latents = int(row["active_units"]), config.latent_dim
     if config.autoencoder or steps < SETTLING_STEPS or active >= max(1.0, ACTIVE_SHARE * latents):
@@ -25,7 +25,7 @@ def collapse(row: Metrics, config: Config, steps: int) -> str | None:
 
 
 def unused(row: Metrics, config: Config, steps: int) -> str | None:
-    """What to say at the end about latents of which none is in use, after too few steps for `collapse` to judge."""
+    """A warning at the end that no latent is in use, after too few steps for `collapse` to judge; else None."""
     if config.autoencoder or row["active_units"] or steps >= SETTLING_STEPS:
         return None
     return f"0 of {config.latent_dim} latents active after only {steps} steps: too short, or collapsed"

@@ -24,8 +24,8 @@ class State:
         epoch_order: the state of `order` before the epoch in progress, to draw its order again.
         sums: float64 [3], the terms of the epoch's steps so far, summed over images.
         step: steps taken in the epoch in progress.
-        seconds: that they took.
-        rows: of metrics.jsonl, one per finished epoch.
+        seconds: seconds that these steps took.
+        rows: the rows of metrics.jsonl, one per finished epoch.
     """
 
     model: VAE
@@ -44,7 +44,7 @@ class State:
         return len(self.rows)
 
     def finish_epoch(self, row: Metrics) -> None:
-        """Keep its row and stand before the next."""
+        """Keep the epoch's row, and prepare the next epoch."""
         self.rows.append(row)
         self.step, self.seconds = 0, 0.0
         self.sums.zero_()
@@ -52,7 +52,7 @@ class State:
 
 
 def save(state: State, run: Run, plan: Plan) -> None:
-    """Write the state, and after a finished epoch what follows from it."""
+    """Write the state and, after a finished epoch, the files that follow from it."""
     header = {"rows": state.rows, "step": state.step, "seconds": state.seconds}
     write_tensors(run.path / STATE, _tensors(state), header)
     if state.step == 0:
@@ -68,8 +68,8 @@ def restore(state: State, run: Run, plan: Plan, *, leads: bool) -> None:
     """Fill a fresh `state` with the run's.
 
     Args:
-        state: of a model that has taken no step.
-        run: with a state file.
+        state: the state of a model that has taken no step.
+        run: a run with a state file.
         plan: says which epoch is the best.
         leads: whether to catch up with the other files, if the run was killed after the state and before them.
 

@@ -14,16 +14,16 @@ import tyro
 from training.errors import TrainingError
 
 MIN_SIGMA = 0.0025  # of a Gaussian pixel in [0, 1]: exp(training.likelihood.MIN_LOG_SIGMA), rounded up
-UNRECORDED = ("resume", "recipe")  # what a run does not keep: how it was asked for
+UNRECORDED = ("resume", "recipe")  # settings that a run does not keep
 
 
 def data_root() -> Path:
-    """Where the named data sets lie: VAEPORT_DATA_ROOT, or data/. For a `main` to ask; all else is told."""
+    """The folder of the named data sets: VAEPORT_DATA_ROOT, or data/. Only a `main` may call this."""
     return Path(os.environ.get("VAEPORT_DATA_ROOT", "data"))
 
 
 class ConfigError(TrainingError, ValueError):
-    """A setting outside its range, or one that does not go with another."""
+    """A setting is outside its range, or conflicts with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Config:
     """The share of the images kept for the test, for data that have no test part."""
 
     split_seed: int = 0
-    """Of the split into training and test images, and of the draw of --binarization static."""
+    """Seed of the split into training and test images, and of the draw of --binarization static."""
 
     image_size: int | None = None
     """Bring every image to this height and width; without it, all must have one size."""
@@ -66,11 +66,11 @@ class Config:
     """Latent dimensions. 2 adds a picture of the latent plane."""
 
     hidden_dims: tuple[int, ...] = (400, 400)
-    """mlp: widths of the encoder's hidden layers; the decoder has them in reverse. conv: of the layer between
-    convolutions and latent, the last one counts."""
+    """mlp: widths of the encoder's hidden layers; the decoder has them in reverse. conv: the last one is the width of
+    the layer between convolutions and latent."""
 
     activation: Literal["relu", "tanh"] = "relu"
-    """Between the layers of mlp and conv."""
+    """Activation between the layers of mlp and conv."""
 
     init: Literal["torch", "glorot"] = "torch"
     """Weights to start from: PyTorch's defaults; or Glorot uniform, with the output's bias set to the mean image."""
@@ -82,7 +82,7 @@ class Config:
     """p(x|z) of a pixel: a probability, or a normal distribution with one variance for all pixels."""
 
     variance: Literal["learned", "analytic", "fixed"] = "learned"
-    """Of the Gaussian: a parameter; the optimum of each batch, its mean squared error; or --sigma squared."""
+    """The Gaussian's variance: learned; the best value for each batch, its mean squared error; or --sigma squared."""
 
     sigma: float = 1.0
     """Standard deviation of the Gaussian, pixels being in [0, 1]: the fixed one, or where the learned one starts."""
@@ -128,27 +128,27 @@ class Config:
     """Learning rate of Adam."""
 
     lr_schedule: Literal["constant", "cosine", "iwae", "steps"] = "constant"
-    """Over the run: as it is; down to 0 along half a cosine; in eight stages, each three times as long as the one
-    before and 10^(1/7) times slower; or times --lr-decay after each of --lr-milestones."""
+    """The rate over the run: constant; down to 0 along half a cosine; in eight stages, each three times as long as the
+    one before and 10^(1/7) times slower; or times --lr-decay after each of --lr-milestones."""
 
     lr_milestones: tuple[int, ...] = ()
     """Epochs after which --lr-schedule steps lowers the rate, in rising order."""
 
     lr_decay: float = 0.1
-    """What --lr-schedule steps multiplies the rate with, each time."""
+    """The factor by which --lr-schedule steps multiplies the rate each time."""
 
     adam_epsilon: float = 1e-8
     """Added to the root of Adam's second moment."""
 
     patience: int = 0
-    """Stop after so many epochs in which what is minimised reaches no lower value on the test images, once the warm-up
-    is over; 0 never stops."""
+    """Stop after this many epochs without a lower value of the objective on the test images, once the warm-up is over;
+    0 never stops."""
 
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of matrix products and convolutions; tf32 needs CUDA."""
+    """Precision of matrix products and convolutions; tf32 needs CUDA."""
 
     seed: int = 0
-    """Of everything random but the split: the weights, the order of the images, the noise."""
+    """Seed of everything random except the split: the weights, the order of the images, the noise."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is a GPU."""
@@ -177,7 +177,7 @@ class Config:
         self._check_combinations()
 
     def without_effect(self) -> list[str]:
-        """The flags that were given and change nothing beside the others, each with the reason."""
+        """The given flags that have no effect with the others, each with the reason."""
         gaussian, hidden = self.likelihood == "gaussian", self.network != "linear"
         several = self.network == "conv" and len(self.hidden_dims) > 1
         started = self.init_from is not None
@@ -264,7 +264,7 @@ class Config:
         warmup = self.warmup_epochs or self.warmup_steps
         bounds = self.objective != "elbo"
         excluded = (
-            (self.warmup_epochs > 0 and self.warmup_steps > 0, "--warmup-epochs and --warmup-steps are the same"),
+            (self.warmup_epochs > 0 and self.warmup_steps > 0, "--warmup-epochs and --warmup-steps: give one of them"),
             (self.cycles and warmup, "--cycles has a warm-up of its own in each cycle"),
             (self.cycles and self.patience, "--patience would stop within a cycle of --cycles"),
             (self.cycles and self.capacity is not None, "--cycles is for beta, --capacity takes its place"),
@@ -274,7 +274,7 @@ class Config:
             (bounds and self.free_bits, f"--objective {self.objective} has no KL term for --free-bits"),
             (
                 bounds and self.analytic,
-                f"--variance analytic is the best of a batch, not of --objective {self.objective}",
+                f"--variance analytic is fitted to the ELBO, not to --objective {self.objective}",
             ),
             (self.autoencoder and bounds, "--autoencoder has no bound: leave --objective"),
             (
@@ -285,7 +285,7 @@ class Config:
             (self.autoencoder and (self.free_bits or self.capacity is not None), "--autoencoder has no KL term"),
             (self.likelihood == "gaussian" and self.binarization != "none", "binary pixels are not Gaussian"),
             (self.warmup_epochs >= self.epochs, f"--warmup-epochs {self.warmup_epochs:g} does not end before the run"),
-            (self.precision == "tf32" and self.device == "cpu", "--precision tf32 is of CUDA"),
+            (self.precision == "tf32" and self.device == "cpu", "--precision tf32 needs CUDA"),
         )
         for wrong, message in excluded:
             if wrong:
@@ -316,11 +316,11 @@ def config_from_json(values: dict[str, Any], where: str) -> Config:
     """The settings that `Config.to_json` gave.
 
     Args:
-        values: by field name; what is left out has its default.
+        values: by field name; missing fields have their default.
         where: the file they came from, for errors.
 
     Raises:
-        ConfigError: a name that is no setting, or a value of another type.
+        ConfigError: a name is not a setting, or a value has the wrong type.
     """
     check_names(values, where)
     kinds = get_type_hints(Config)
@@ -357,7 +357,7 @@ def words(name: str, value: object) -> list[str]:
 
 
 def _name_of(data: str) -> str:
-    """Of a data set or a path, without the suffix of an array; a dot in the name of a folder starts no suffix."""
+    """The name of a data set or a path, without the suffix of an array; other dots, as of folders, stay in the name."""
     path = Path(data)
     return path.stem if path.suffix in (".npy", ".npz") else path.name
 

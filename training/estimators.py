@@ -65,7 +65,7 @@ def log_likelihood(
 
 
 def block_rows(pixels: int, device: torch.device) -> int:
-    """Latents to decode at a time, for images of so many pixels (all channels)."""
+    """Latents to decode at a time, for images of `pixels` pixels (all channels)."""
     return max(1, BLOCK_PIXELS.get(device.type, BLOCK_PIXELS["cuda"]) // pixels)
 
 
@@ -98,7 +98,7 @@ class QuickTanh(nn.Module):
     """tanh x = 2 sigmoid(2 x) - 1: on a CPU, PyTorch's sigmoid takes an eighth of the time of its tanh."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape, without gradients. Exact to the rounding of numbers around 1, not to that of small results."""
+        """tanh of `x`, without gradients. Exact to the rounding of numbers around 1, not to that of small results."""
         return x.mul(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 

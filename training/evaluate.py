@@ -60,10 +60,10 @@ class EvaluateOptions:
     """Give --samples its figure on pixels between 0 and 1, too, although it is no likelihood there."""
 
     images: int | None = None
-    """Score so many images alone, drawn with --seed, for a quick look."""
+    """Score only this many images, drawn with --seed, for a quick look."""
 
     seed: int = 0
-    """Of the latents, and of the choice of --images. Binarised test images are the same at every evaluation."""
+    """Seed of the latents, and of the choice of --images. Binarised test images are the same at every evaluation."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where there is a GPU."""
@@ -136,7 +136,7 @@ def data_of(run: Run, data_root: Path, *, data: str = "", test_data: str = "") -
     """
     config = run.config
     if test_data and not config.test_data:
-        raise ConfigError(f"--test-data: {run.path} was made without")
+        raise ConfigError(f"--test-data: {run.path} was trained without it")
     moved = replace(config, data=data or config.data, test_data=test_data or config.test_data)
     dataset = load(moved, data_root)
     if dataset.digest != run.description["data"]["digest"]:
@@ -215,12 +215,12 @@ def keep(run: Run, result: dict[str, Any]) -> None:
 
 
 def _some(count: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Which of the images, at most so many: not the first, since in a folder they lie label by label."""
+    """Indices of `most` images or fewer: not the first, since a folder is sorted by label."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
 def _labelled(evaluation: Evaluation, setting: str) -> dict[str, Any]:
-    """As plain values, the log-likelihood with a `label` that says if it is none."""
+    """The evaluation as plain values, with a `label` that says if the log-likelihood is not one."""
     values = evaluation.to_json()
     if values["log_likelihood"]:
         values["log_likelihood"]["label"] = NOT_A_LIKELIHOOD if setting == "grey" else None

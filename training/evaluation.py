@@ -72,7 +72,7 @@ class Evaluation:
     log_likelihood: LogLikelihood | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; None stays."""
+        """The measures as plain values; None stays None."""
         return asdict(self)
 
 
@@ -118,7 +118,7 @@ def evaluate_model(
 
 
 class _Scores(NamedTuple):
-    """Of N images, on the CPU: mu and log_var [N, latent_dim]; the others [N], float64."""
+    """Measures of N images, on the CPU: mu and log_var [N, latent_dim]; the others [N], float64."""
 
     mu: Tensor
     log_var: Tensor

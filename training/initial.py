@@ -15,15 +15,15 @@ from training.run import BEST, Run, check_tensors, open_run, planned_run, read_t
 
 MEAN_CLIP = 1e-3  # of a pixel's mean before its logit: a pixel that is always 0 must not start at minus infinity
 LOG_SIGMA = "likelihood.log_sigma"
-BATCHES = "likelihood.batches"  # that an analytic variance is the mean of
+BATCHES = "likelihood.batches"  # the number of batches over which an analytic variance is averaged
 
 
 def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.device, *, weights: bool = True) -> State:
     """The state before the first step.
 
     Args:
-        config, run, dataset, device: of the training.
-        weights: whether those of --init-from or --init are wanted; others will replace them otherwise.
+        config, run, dataset, device: those of the training.
+        weights: whether to set those of --init-from or --init; False if other weights will replace them.
     """
     start, order, noise = streams(config.seed)
     torch.manual_seed(start)
@@ -51,7 +51,7 @@ def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.devi
 
 
 def check_start(config: Config, dataset: Dataset) -> None:
-    """Raise RunError if --init-from is no run to start from: before a run is made, which would be in the way."""
+    """Raise RunError if --init-from is not a run to start from; called before a run directory is made."""
     if config.init_from is not None:
         _load(planned_run(config, dataset).build_model(), config)
 
@@ -70,7 +70,7 @@ def mean_image(dataset: Dataset) -> Tensor:
 
 
 def _set_weights(model: VAE, config: Config, dataset: Dataset) -> None:
-    """Other weights than PyTorch's, if they are asked for."""
+    """Set weights other than PyTorch's defaults, if they are asked for."""
     if config.init_from is not None:
         _load(model, config)
     elif config.init == "glorot":
@@ -79,13 +79,13 @@ def _set_weights(model: VAE, config: Config, dataset: Dataset) -> None:
 
 
 def _load(model: VAE, config: Config) -> None:
-    """The best weights of another run. An optimum for one data set is a start for another; the moments are not."""
+    """Load the best weights of another run. They are a good start for other data; the optimiser's moments are not."""
     assert config.init_from is not None
     run = open_run(config.init_from)
     run.check_finished()
     for name in ("network", "activation", "likelihood"):
         if getattr(run.config, name) != getattr(config, name):
-            raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one another")
+            raise RunError(f"--init-from: {flag(name)}: that run has {getattr(run.config, name)}, this one differs")
     path = run.path / BEST
     tensors, _ = read_tensors(path)
     own = model.state_dict()
@@ -103,7 +103,7 @@ def _load(model: VAE, config: Config) -> None:
 
 
 def _set_output_bias(model: VAE, dataset: Dataset) -> None:
-    """So that the first reconstruction is the mean image; of convolutions, its mean over each channel."""
+    """Make the first reconstruction the mean image; for convolutions, the mean over each channel."""
     mean = mean_image(dataset)
     last = [m for m in model.decoder.modules() if isinstance(m, nn.Linear | nn.ConvTranspose2d)][-1]
     assert last.bias is not None

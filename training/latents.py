@@ -72,8 +72,8 @@ def aggregate_posterior(mu: Tensor, log_var: Tensor, generator: torch.Generator)
     """The mutual information and the distance of q(z) from the prior N(0, I).
 
     Args:
-        mu, log_var: [N, latent_dim]. Of more than AGGREGATE_IMAGES, so many are drawn.
-        generator: of that choice and of the latents, on the CPU.
+        mu, log_var: [N, latent_dim]. Of more than AGGREGATE_IMAGES images, that many are drawn.
+        generator: draws that choice and the latents, on the CPU.
     """
     chosen = torch.randperm(len(mu), generator=generator)[:AGGREGATE_IMAGES]
     mu, log_var = mu[chosen].double(), log_var[chosen].double()

@@ -127,7 +127,7 @@ def _batches_left(state: State, plan: Plan, dataset: Dataset, pixels: Tensor | N
 
 
 def _rates(state: State, plan: Plan) -> Rates:
-    """Of the next step."""
+    """The rates of the next step."""
     return plan.at(state.epoch * plan.steps_per_epoch + state.step)
 
 

@@ -36,7 +36,7 @@ Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
 
 
 class Posterior(NamedTuple):
-    """Of held-out images: mean and KL in nats, both [images, latent_dim]."""
+    """Posteriors of held-out images: mean and KL in nats, both [images, latent_dim]."""
 
     mean: torch.Tensor
     kl: torch.Tensor
@@ -116,9 +116,10 @@ def traversals(model: VAE, image_shape: tuple[int, int, int], posterior: Posteri
 
 @torch.inference_mode()
 def code_traversals(model: VAE, image_shape: tuple[int, int, int], codes: torch.Tensor) -> Figure:
-    """Of an autoencoder, whose codes no prior holds: one latent at a time, by falling variance of the codes.
+    """Traversals of an autoencoder, whose codes have no prior: one latent at a time, by falling variance of its codes.
 
-    Each goes over three standard deviations of its codes on either side of their mean, the others stay at theirs.
+    Each latent goes over three standard deviations of its codes on either side of their mean; the others stay at their
+    mean.
     """
     mean, deviation = codes.mean(0), codes.std(0, correction=0)
     order = deviation.argsort(descending=True)[:TRAVERSED_LATENTS]
@@ -230,7 +231,7 @@ def _scatter(
 
 
 def _name(label: int, names: tuple[str, ...] | None) -> str:
-    """Of a label; -1 is an image without one. Matplotlib reads $ as mathematics and fails on what is no UTF-8."""
+    """The name of a label; -1 means no label. Matplotlib reads $ as mathematics and fails on what is not UTF-8."""
     name = names[label] if names and label >= 0 else str(label)
     return name.encode(errors="replace").decode().replace("$", r"\$")
 

@@ -54,14 +54,14 @@ class Processes:
         return values
 
     def any(self, asked: bool) -> bool:
-        """Whether one of them says so; all must ask, and it waits for the device."""
+        """Whether any process has `asked`; all must call this, and it waits for the device."""
         if self.count == 1:
             return asked
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
         return bool(self.sum(torch.tensor(float(asked), device=device)) > 0)
 
     def agreed(self, value: T) -> T:
-        """What the leading process holds."""
+        """The leading process's `value`."""
         if self.count == 1:
             return value
         box = [value]
@@ -69,12 +69,12 @@ class Processes:
         return box[0]
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             distributed.barrier()
 
     def check(self, config: Config) -> None:
-        """Raise ConfigError for an objective that is no sum over the rows of a batch."""
+        """Raise ConfigError for an objective that is not a sum over the rows of a batch."""
         whole = {
             "free_bits": config.free_bits > 0,
             "capacity": config.capacity is not None,
@@ -82,7 +82,7 @@ class Processes:
         }
         for name, used in whole.items():
             if used and self.count > 1:
-                raise ConfigError(f"{flag(name)} is about the whole batch, of which each process has a share")
+                raise ConfigError(f"{flag(name)} needs the whole batch in one process: it cannot be used with several")
 
 
 ALONE = Processes()

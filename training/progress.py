@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar, a line now and then, warnings, TensorBoard events."""
+"""What the user sees during a run: a progress bar, a line now and then, warnings, TensorBoard events."""
 
 import math
 import sys

@@ -52,7 +52,7 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
         ["The KL divergence rises while the latents come into use: that is learning, not a fault."],
         compared(run),
         [
-            "Measures of the best weights on the test images. Their latents are drawn anew, so that reconstruction and",
+            "Measures of the best weights on the test images. Their latents are drawn again, so reconstruction and",
             "ELBO differ a little from the table's:",
             "",
             *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
@@ -150,7 +150,7 @@ def _program(run: Run) -> str:
 
 
 def _samples(run: Run) -> int | None:
-    """Of the log-likelihood that was measured."""
+    """The samples per image of the measured log-likelihood; None if there is none."""
     likelihood = (run.description.get("evaluation") or {}).get("log_likelihood")
     return likelihood["samples"] if likelihood else None
 

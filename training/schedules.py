@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """The steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
 
     @property

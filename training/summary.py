@@ -1,4 +1,4 @@
-"""What a finished run gets: the measures of its best weights, pictures, a report, and a look at what was expected."""
+"""Completes a finished run: measures of its best weights, pictures, a report, and a comparison with expectations."""
 
 import sys
 from pathlib import Path
@@ -16,11 +16,11 @@ from training.schedules import Plan
 
 
 def finish(run: Run, config: Config, dataset: Dataset, plan: Plan, rows: list[Metrics]) -> None:
-    """Measure, draw and report the run as it stands, and say where that lies.
+    """Measure, draw and report the run, and print where the results are.
 
     Args:
-        run, config, dataset, plan: as it was trained.
-        rows: of metrics.jsonl.
+        run, config, dataset, plan: those of the training.
+        rows: the rows of metrics.jsonl.
     """
     reason = early_stop(plan, rows)
     if reason:

@@ -78,7 +78,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is heavy when it is first asked for (PEP 562)."""
+    """Import heavy modules when they are first asked for (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
     from importlib import import_module

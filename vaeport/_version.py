@@ -1,3 +1,3 @@
-"""The one place that names the version of the project."""
+"""The only place that states the version of the project."""
 
 __version__ = "0.1.0"

@@ -1,12 +1,12 @@
-"""Where a server is: what people write, and what gRPC makes of it.
+"""Addresses of servers: what people write, and what gRPC makes of it.
 
     "host:port"              one connection, to the first address of the name that answers
     "unix:PATH"              a socket file on this machine
     "dns:///name:port"       a connection to every address that the name has, looked up again when one is lost
     ["a:port", "b:port"]     a connection to every address of the list
 
-With several connections, each call goes to the next one that is up (round robin). gRPC takes addresses in a list, not
-names, so names in one are looked up once, when the client is made; a name whose addresses change wants "dns:///".
+With several connections, each call goes to the next one that is up (round robin). A list for gRPC holds addresses, not
+names, so its names are looked up once, when the client is made; use "dns:///" for a name whose addresses change.
 """
 
 import socket
@@ -23,16 +23,16 @@ Ip = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address, understood.
+    """A parsed address.
 
     Attributes:
-        label: how errors call it.
+        label: its name in errors.
         uri: what gRPC connects to.
-        authority: "host:port" as the server's certificate should name it; "" leaves it to gRPC, None is unknown: the
-            list has several hosts.
-        local: it cannot leave this machine: loopback, or a socket file.
-        balanced: calls go to all of its addresses in turn.
-        direct: it is reached without the proxy that the environment may name.
+        authority: "host:port" as the server's certificate should name it; "" leaves it to gRPC; None is unknown,
+            because the list has several hosts.
+        local: whether it is on this machine: loopback, or a socket file.
+        balanced: whether calls go to all of its addresses in turn.
+        direct: whether it is reached without the proxy that the environment may name.
     """
 
     label: str
@@ -44,10 +44,10 @@ class Target:
 
 
 def parse(address: str | Sequence[str]) -> Target:
-    """What an address means.
+    """Parse an address.
 
     Raises:
-        InvalidInputError: it is none of those above.
+        InvalidInputError: it has none of the forms above.
         UnavailableError: a name in a list is not known.
     """
     if not isinstance(address, str):
@@ -79,7 +79,7 @@ def _list_of(addresses: list[str]) -> Target:
 
 
 def _uri(found: list[tuple[Ip, int]]) -> str:
-    """gRPC's list of addresses. It has one kind, so the IPv4 ones among IPv6 are written as such (::ffff:a.b.c.d)."""
+    """gRPC's list of addresses. All must be of one kind, so IPv4 among IPv6 is written as IPv6 (::ffff:a.b.c.d)."""
     if all(isinstance(ip, IPv4Address) for ip, _ in found):
         return "ipv4:" + ",".join(f"{ip}:{port}" for ip, port in found)
     mapped = ((f"::ffff:{ip}" if isinstance(ip, IPv4Address) else ip, port) for ip, port in found)
@@ -87,7 +87,7 @@ def _uri(found: list[tuple[Ip, int]]) -> str:
 
 
 def _look_up(host: str) -> list[Ip]:
-    """The IPv4 addresses of a name or, if it has none, its IPv6 ones; an address is its own."""
+    """The IPv4 addresses of a name or, if it has none, its IPv6 addresses; an address gives itself."""
     try:
         return [ip_address(host)]
     except ValueError:

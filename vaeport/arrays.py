@@ -1,4 +1,4 @@
-"""Checks and shapes of the arrays that come in: the same rules in the server, in the client and in-process."""
+"""Checks of input arrays and their shapes: the same rules in the server, in the client and in-process."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def check_images(images: ArrayLike, image_shape: tuple[int, int, int]) -> NDArra
         [N, C, H, W], uint8 (meaning value / 255) or any float dtype.
 
     Raises:
-        InvalidInputError: another shape or dtype, no rows, a value that is NaN, infinite or outside [0, 1].
+        InvalidInputError: a wrong shape or dtype, no rows, or a value that is NaN, infinite or outside [0, 1].
     """
     array = _as_array("images", images)
     shaped: NDArray[Any] = array.reshape(_batch_shape(array.shape, image_shape))
@@ -48,13 +48,13 @@ def as_latents(latents: ArrayLike, latent_dim: int) -> NDArray[np.float32]:
 
     Args:
         latents: [N, latent_dim] or one latent [latent_dim], any float dtype.
-        latent_dim: of the model.
+        latent_dim: the model's number of latent dimensions.
 
     Returns:
         float32 [N, latent_dim], C-contiguous.
 
     Raises:
-        InvalidInputError: another shape or dtype, no rows, a value that is NaN or infinite in float32.
+        InvalidInputError: a wrong shape or dtype, no rows, or a value that is NaN or infinite in float32.
     """
     array = _as_array("latents", latents)
     if not np.issubdtype(array.dtype, np.floating):
@@ -76,7 +76,7 @@ def check_rows(field: str, rows: int) -> None:
 
 
 def check_range(field: str, values: NDArray[np.floating], low: float, high: float) -> None:
-    """Raise InvalidInputError, naming the first offender, unless all `values` are in [low, high]. NaN never is."""
+    """Raise InvalidInputError, naming the first wrong value, unless all `values` are in [low, high]. NaN never is."""
     if low <= values.min() and values.max() <= high:  # false for NaN, which both reductions pass on
         return
     offenders = ~((values >= low) & (values <= high))
@@ -127,5 +127,5 @@ def _batch_shape(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> t
 def _as_array(field: str, value: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:  # rows of different lengths, or what numpy cannot make an array of
+    except (TypeError, ValueError) as error:  # rows of different lengths, or not an array at all
         raise InvalidInputError.of(field, expected="an array", got=error) from error

@@ -1,6 +1,6 @@
 """The model on a server, for asyncio: `vaeport.AsyncClient`, with the methods, results and errors of `vaeport.Client`.
 
-What the calls are is in vaeport.calls, for both clients; here is how a task waits for them.
+The calls themselves are in vaeport.calls, for both clients; this module says how a task waits for them.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from vaeport.v1 import vae_pb2_grpc
 class AsyncClient(BaseClient):
     """`Client` for asyncio: the same arguments, methods, results and errors; methods are awaited, streams iterated.
 
-    What `Client` says of its arguments and methods holds here. Use it in an `async with` block, or await `close`. It
-    connects with its first call, and belongs to the event loop of that. A call that is cancelled ends on the server as
-    well. What takes a while here, reading picture files, is done in a thread. Streams take what has to be awaited, too.
+    The arguments and methods are described in `Client`. Use it in an `async with` block, or await `close`. It connects
+    with its first call, and belongs to the event loop of that call. A cancelled call ends on the server as well. Slow
+    local work, such as reading picture files, is done in a thread. Streams also take async iterators.
     """
 
     async def __aenter__(self) -> Self:
@@ -56,7 +56,7 @@ class AsyncClient(BaseClient):
         return (await self._run(self._calls.served())).model.latent_dim
 
     async def info(self) -> ServerInfo:
-        """Everything the server offers; with a model named, that one alone."""
+        """Everything the server offers; if a model is named, only that model."""
         return await self._run(self._calls.info())
 
     async def encode(self, images: Images | Iterator[Images] | AsyncIterator[Images]) -> Encoding:
@@ -68,7 +68,7 @@ class AsyncClient(BaseClient):
     def encode_stream(
         self, images: Iterable[Images] | AsyncIterable[Images], *, chunk_rows: int = CHUNK_ROWS
     ) -> AsyncIterator[Encoding]:
-        """The posteriors of images without end, in order, a chunk at a time."""
+        """The posteriors of a stream of images, in order, a chunk at a time."""
         return self._encode_stream(images, check_chunk_rows(chunk_rows))
 
     async def decode(self, latents: ArrayLike) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.reconstruct(images))
 
     async def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool = False) -> NDArray[np.float32]:
-        """The images on the way from one to another: float32 [steps, C, H, W] in [0, 1]."""
+        """The images on the way from `a` to `b`: float32 [steps, C, H, W] in [0, 1]."""
         return await self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
     async def score(
@@ -108,7 +108,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.score(images, importance_samples, seed, first_row))
 
     def _connect(self) -> None:
-        """Later, in the loop: a channel belongs to one."""
+        """Do nothing yet: a channel belongs to a loop, and is made in it later."""
         self._closed = asyncio.Event()
         self._channel: aio.Channel | None = None
         self._stub: Any = None
@@ -184,7 +184,7 @@ class AsyncClient(BaseClient):
             return [result async for result in results]
 
     async def _in_order(self, flows: AsyncIterator[Flow[Result]]) -> AsyncGenerator[Result, None]:
-        """The results of flows, in order, a few at a time, or the first failure in order; the others are left then."""
+        """The results of flows, in order, a few at a time, until the first failure in order; the others are dropped."""
         running: deque[asyncio.Task[Result]] = deque()
         try:
             async for flow in flows:
@@ -208,7 +208,7 @@ class AsyncClient(BaseClient):
             raise
 
     async def _answer(self, call: Any) -> Any:
-        """What a call gives. A channel that is closed cancels its calls, which is not what their callers have done."""
+        """A call's response. Closing a channel cancels its calls, which must not look like their callers' doing."""
         try:
             return await call
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""What both clients are made of: their arguments, checked once, for the calls and for the channel."""
+"""The base of both clients: their arguments, checked once, for the calls and for the channel."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from vaeport.errors import InvalidInputError
 from vaeport.retries import DEFAULT_CONNECT_TIMEOUT_SECONDS, DEFAULT_RETRIES, Retries
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
-IN_FLIGHT = 4  # requests of one call that are under way at a time
+IN_FLIGHT = 4  # requests of one call that run at a time
 
 
 class BaseClient:
-    """The arguments of `Client` and `AsyncClient`, which say what they mean."""
+    """The arguments of `Client` and `AsyncClient`, which document them."""
 
     def __init__(
         self,
@@ -51,5 +51,5 @@ class BaseClient:
         self._connect()
 
     def _connect(self) -> None:
-        """Make the channel, or ready what will."""
+        """Make the channel, or prepare to make it."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The calls of a client as flows: what is sent, what is tried again, and what the answers mean. See vaeport.flows."""
+"""The calls of a client as flows: what is sent, what is retried, and what the answers mean. See vaeport.flows."""
 
 import itertools
 import secrets
@@ -25,7 +25,7 @@ from vaeport.statuses import error_of
 from vaeport.v1 import vae_pb2
 from vaeport.wire import REQUEST_ID_KEY
 
-ROUNDS = 3  # of a call that one version of a model has to answer, all of it
+ROUNDS = 3  # tries to get all answers of a call from one version of the model
 
 Content = TypeVar("Content")
 Floats = NDArray[np.float32]
@@ -35,13 +35,13 @@ class Calls:
     """The calls of one client. Safe to use from several threads.
 
     Args:
-        address: how errors call the server.
+        address: the server's name in errors.
         model, version, timeout, retries: see vaeport.Client.
         authorization: metadata of every request.
 
     Attributes:
-        known: the model that requests go to, as the server has last described it.
-        closed: the client has been.
+        known: the model that requests go to, as the server last described it.
+        closed: whether the client has been closed.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Calls:
         self._name, self._numbers = secrets.token_hex(6), itertools.count(1)  # the two halves of request ids
 
     def info(self) -> Flow[ServerInfo]:
-        """As `Client.info`."""
+        """See `Client.info`."""
         response = yield from self._call("Info", vae_pb2.InfoRequest(model=self._model, version=self._version))
         info = messages.info_of(response)
         self.known = messages.served_of(info, self._model, self._version)
         return info
 
     def encode(self, images: Images) -> Flow[Encoding]:
-        """As `Client.encode`."""
+        """See `Client.encode`."""
         return messages.encoding_of((yield from self._ask_images("Encode", images, messages.encode_requests)))
 
     def encode_chunk(self, items: list[Any]) -> Flow[Encoding]:
-        """As `encode`, of what vaeport.chunks.Gathering has gathered."""
+        """Like `encode`, for items that vaeport.chunks.Gathering has gathered."""
 
         def read(served: Served) -> Pixels:
             return read_chunk(items, served.model)
@@ -84,7 +84,7 @@ class Calls:
         return messages.encoding_of((yield from self._ask("Encode", read, messages.encode_requests, heavy=heavy)))
 
     def decode(self, latents: ArrayLike) -> Flow[Floats]:
-        """As `Client.decode`."""
+        """See `Client.decode`."""
 
         def read(served: Served) -> Floats:
             return as_latents(latents, served.model.latent_dim)
@@ -92,22 +92,22 @@ class Calls:
         return messages.images_of((yield from self._ask("Decode", read, messages.decode_requests)))
 
     def sample(self, draw: Draw) -> Flow[Floats]:
-        """As `Client.sample`."""
+        """See `Client.sample`."""
         return messages.images_of((yield from self._ask("Sample", lambda _: draw, messages.sample_requests)))
 
     def reconstruct(self, images: Images) -> Flow[Floats]:
-        """As `Client.reconstruct`."""
+        """See `Client.reconstruct`."""
         return messages.images_of((yield from self._ask_images("Reconstruct", images, messages.reconstruct_requests)))
 
     def score(self, images: Images, importance_samples: int, seed: int | None, first_row: int) -> Flow[Scores]:
-        """As `Client.score`."""
+        """See `Client.score`."""
         requests = partial(
             messages.score_requests, importance_samples=importance_samples, seed=seed, first_row=first_row
         )
         return messages.scores_of((yield from self._ask_images("Score", images, requests)))
 
     def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool) -> Flow[Floats]:
-        """As `Client.interpolate`."""
+        """See `Client.interpolate`."""
         steps = check_steps(steps)
         for _ in range(ROUNDS):
             images, versions = yield from self._interpolate(a, b, steps, spherical=spherical)
@@ -116,7 +116,7 @@ class Calls:
         raise self._changed()
 
     def served(self) -> Flow[Served]:
-        """What is known of the model that requests go to; asked for if nothing is."""
+        """What is known of the model that requests go to; the server is asked if nothing is."""
         known = self.known
         if known is not None:
             return known
@@ -128,7 +128,7 @@ class Calls:
         return served
 
     def ask_of(self, rpc: str, request: object, attempts: Attempts) -> Ask:
-        """A request under a new id, as the next of its attempts."""
+        """A request with a new id, to be sent as the next of its attempts."""
         request_id = f"{self._name}-{next(self._numbers)}"
         metadata = ((REQUEST_ID_KEY, request_id), *self._authorization)
         return Ask(rpc, request, attempts, metadata)
@@ -142,11 +142,11 @@ class Calls:
         yield Pause(delay or 0.0)
 
     def closed_error(self) -> UnavailableError:
-        """What every call ends with once the client is closed."""
+        """The error that ends every call once the client is closed."""
         return UnavailableError(f"{self.address}: the client is closed")
 
     def _interpolate(self, a: Any, b: Any, steps: int, *, spherical: bool) -> Flow[tuple[Floats, set[str]]]:
-        """The images, and the versions that had a part in them."""
+        """The images, and the versions that took part in computing them."""
         start, encoded_by = yield from self._latent_of("a", a)
         end, also_by = yield from self._latent_of("b", b)
 
@@ -159,7 +159,7 @@ class Calls:
         return messages.images_of(responses), {encoded_by, also_by, responses[0].version} - {""}
 
     def _latent_of(self, name: str, end: Any) -> Flow[tuple[Any, str]]:
-        """One end of an interpolation as a latent, and the version that encoded it, "" if it came as one."""
+        """One end of an interpolation as a latent, and the version that encoded it; "" if it was passed as a latent."""
         if is_latent(end):
             return end, ""
         encoding = yield from self.encode(end)
@@ -183,15 +183,15 @@ class Calls:
     ) -> Flow[list[Any]]:
         """The responses to all the requests of a call, from one version of the model.
 
-        What is known of the model may be old, since another version can take its place at any moment. So a refusal
-        holds if the server still says the same of the model, and the call begins anew if not, as it does when versions
-        change between its requests.
+        The client's knowledge of the model may be old, since another version can take its place at any moment. So a
+        refusal holds only if the server still describes the model in the same way; otherwise the call starts again, as
+        it does when versions change between its requests.
 
         Args:
-            rpc: its name.
-            read: what the caller has passed, checked for the model.
-            requests: that as messages.
-            heavy: reading takes a while.
+            rpc: the method's name.
+            read: reads what the caller has passed, checked for the model.
+            requests: turns that into messages.
+            heavy: whether reading takes a while.
         """
         for _ in range(ROUNDS):
             served = yield from self.served()
@@ -213,7 +213,7 @@ class Calls:
         return UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
 
     def _has_changed(self, served: Served) -> Flow[bool]:
-        """Whether the server says something else of the model by now. If it says nothing, what it said holds."""
+        """Whether the server describes the model differently by now. If it does not answer, it counts as unchanged."""
         self.known = None
         try:
             return (yield from self.served()) != served
@@ -221,7 +221,7 @@ class Calls:
             return False
 
     def _call(self, rpc: str, request: object) -> Flow[Any]:
-        """One request, sent until it is answered or is not to be tried again. All attempts have one id."""
+        """One request, sent until it is answered or must not be retried. All attempts have the same id."""
         ask = self.ask_of(rpc, request, self.retries.begin(self.timeout))
         while not self.closed:
             try:

@@ -1,7 +1,7 @@
 """How a channel is made: what both kinds of client pass to gRPC.
 
-gRPC's own retries stay as they are: without a policy, which is not set here, they send again only what no server has
-seen, so they do not multiply with those of vaeport.retries.
+gRPC's own retries keep their default: without a policy, they repeat only requests that no server has seen, so they do
+not multiply with those of vaeport.retries.
 """
 
 import json
@@ -15,14 +15,14 @@ from vaeport.errors import InvalidInputError
 
 Options = list[tuple[str, Any]]
 
-RECONNECT_MS = 100  # the least that gRPC takes; it multiplies by 1.6 up to the most, with jitter
+RECONNECT_MS = 100  # the least that gRPC accepts; it grows by a factor of 1.6 up to the maximum, with jitter
 MAX_RECONNECT_MS = 1000
 MAX_CONNECT_SECONDS = 3600  # gRPC's numbers have 32 bits
 RESOLVE_AGAIN_MS = 2000  # names are looked up again when a connection is lost, at most this often
 ROUND_ROBIN = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": ""},  # a server that says NOT_SERVING gets no calls before it refuses them
+        "healthCheckConfig": {"serviceName": ""},  # a server that says NOT_SERVING gets no more calls
     }
 )
 
@@ -32,15 +32,15 @@ def options_of(target: Target, tls: TLS | None, connect_timeout: float) -> Optio
 
     Args:
         target: where to connect.
-        tls: None is plain text.
+        tls: None means plain text.
         connect_timeout: seconds for one attempt to connect.
 
     Raises:
-        InvalidInputError: TLS to several hosts, and no name that their certificates have.
+        InvalidInputError: TLS to several hosts, without a name that their certificates have.
     """
     options: Options = [
         ("grpc.max_receive_message_length", -1),  # responses are as large as the rows that were asked for
-        ("grpc.enable_http_proxy", int(not target.direct)),  # no proxy reaches this machine's own
+        ("grpc.enable_http_proxy", int(not target.direct)),  # a proxy cannot reach addresses of this machine
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
         ("grpc.min_reconnect_backoff_ms", max(RECONNECT_MS, int(min(connect_timeout, MAX_CONNECT_SECONDS) * 1000))),
@@ -55,14 +55,14 @@ def credentials_of(tls: TLS) -> grpc.ChannelCredentials:
     """The certificates of a TLS, for gRPC.
 
     Raises:
-        InvalidInputError, OSError: as `read_pem`.
+        InvalidInputError, OSError: as in `read_pem`.
     """
     pem = read_pem(tls)
     return grpc.ssl_channel_credentials(pem.ca, pem.key, pem.cert)
 
 
 def _names(target: Target, tls: TLS | None) -> Options:
-    """What the server is called, where its address does not say so."""
+    """The server's name, if its address does not give it."""
     if tls is not None and tls.server_name:
         return [("grpc.ssl_target_name_override", tls.server_name), ("grpc.default_authority", tls.server_name)]
     if tls is not None and target.authority is None:

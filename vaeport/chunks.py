@@ -1,4 +1,4 @@
-"""Images that come one by one, gathered to chunks, and the encodings of these put together again."""
+"""Images that come one by one, gathered into chunks, and the chunks' encodings put together again."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ MAX_CHUNK_ROWS = 2**32 - 1  # what a message has room for
 
 
 class Gathering:
-    """Gathers what comes one by one, images or chunks of them, to chunks that are worth a request.
+    """Gathers images, or small chunks of them, into chunks that are worth a request.
 
     Args:
-        model: which takes them.
-        rows: of a chunk.
+        model: the model that takes them.
+        rows: rows of a chunk.
     """
 
     def __init__(self, model: ModelInfo, rows: int) -> None:
@@ -29,7 +29,7 @@ class Gathering:
         self._waiting = 0  # rows
 
     def add(self, item: Any) -> Iterator[list[Any]]:
-        """Take one more, and yield the chunks that are full: lists for `read_chunk`."""
+        """Take one more item, and yield the chunks that are full: lists for `read_chunk`."""
         for part, rows in self._parts(item):
             self._items.append(part)
             self._waiting += rows
@@ -43,29 +43,29 @@ class Gathering:
             yield items
 
     def _parts(self, item: Any) -> Iterator[tuple[Any, int]]:
-        """The item, cut where a chunk is full, and the rows of each part."""
+        """The parts of the item, cut where a chunk is full, and the rows of each part."""
         if not isinstance(item, np.ndarray) or item.shape == self._shape or item.ndim < 3:
             yield item, len(item) if isinstance(item, list | tuple) else 1
             return
         start = 0
-        while start < len(item) or not start:  # one without rows, too, for it to be refused
+        while start < len(item) or not start:  # also an item without rows, which will be refused
             part = item[start : start + max(1, self._rows - self._waiting)]
             start += max(1, len(part))
             yield part, len(part)
 
 
 def read_chunk(items: Sequence[Any], model: ModelInfo) -> Pixels:
-    """What was gathered, as `read_images` does."""
+    """Read what was gathered, as `read_images` does."""
     first = items[0]
     if len(items) == 1:
         return read_images(first, model)
     if _are_alike(items) and first.shape in (model.image_shape, model.image_shape[1:]):
-        return check_images(np.stack(items), model.image_shape)  # all at once: a hundred times as fast
+        return check_images(np.stack(items), model.image_shape)  # all at once is a hundred times as fast
     return join_images([read_images(item, model) for item in items])
 
 
 def chunks_of(images: Iterable[Any], gathering: Gathering) -> Iterator[list[Any]]:
-    """What comes, in chunks. An error of `images` is raised after the chunks of what came before it."""
+    """The images in chunks. An error of `images` is raised after the chunks of what came before it."""
     try:
         for item in images:
             yield from gathering.add(item)
@@ -76,10 +76,10 @@ def chunks_of(images: Iterable[Any], gathering: Gathering) -> Iterator[list[Any]
 
 
 def join(encodings: Sequence[Encoding]) -> Encoding:
-    """Encodings of one version as one.
+    """Join encodings of one version.
 
     Raises:
-        InvalidInputError: there is none, since there was no image.
+        InvalidInputError: there is none, because there was no image.
     """
     check_rows("images", len(encodings))
     if len(encodings) == 1:
@@ -89,7 +89,7 @@ def join(encodings: Sequence[Encoding]) -> Encoding:
 
 
 def check_chunk_rows(rows: int) -> int:
-    """Raise InvalidInputError unless a chunk may have so many rows."""
+    """Raise InvalidInputError unless a chunk may have `rows` rows."""
     rows = as_integer("chunk_rows", rows)
     if not 1 <= rows <= MAX_CHUNK_ROWS:
         raise InvalidInputError.of("chunk_rows", expected=f"1 to {MAX_CHUNK_ROWS}", got=rows)
@@ -97,7 +97,7 @@ def check_chunk_rows(rows: int) -> int:
 
 
 def _are_alike(items: Sequence[Any]) -> bool:
-    """Arrays of one shape and dtype."""
+    """Whether all items are arrays of one shape and dtype."""
     first = items[0]
     return isinstance(first, np.ndarray) and all(
         isinstance(item, np.ndarray) and item.shape == first.shape and item.dtype == first.dtype for item in items

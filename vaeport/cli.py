@@ -23,13 +23,13 @@ from vaeport.errors import VaeportError
 COMMANDS = (info, sample, encode, reconstruct, interpolate, traverse, score, bench, doctor, completion)
 
 OK, ERROR = 0, 1  # 2 is argparse's, for wrong usage
-INTERRUPTED, NO_READER = 130, 141  # what shells say of SIGINT and SIGPIPE
+INTERRUPTED, NO_READER = 130, 141  # the statuses that shells give for SIGINT and SIGPIPE
 EXIT_STATUS = """exit status:
   0    all went well
   1    an error, in one line on standard error; a check of doctor, or a call of bench, failed
   2    wrong usage
   130  interrupted by Ctrl-C
-  141  whoever read the output has gone
+  141  the reader of the output has gone
 
 `vaeport COMMAND --help` has an example of each."""
 
@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _flush() -> None:
-    """Write out what was printed, while a failure of that can still be told in one line."""
+    """Write out what was printed, while a failure can still be reported in one line."""
     try:
         sys.stdout.flush()
     except OSError:

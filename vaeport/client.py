@@ -1,6 +1,6 @@
 """The model on a server: `vaeport.Client`, with the methods, results and errors of `vaeport.load`.
 
-What the calls are is in vaeport.calls, for both clients; here is how a thread waits for them.
+The calls themselves are in vaeport.calls, for both clients; this module says how a thread waits for them.
 """
 
 import contextlib
@@ -28,28 +28,28 @@ __all__ = ["DEFAULT_TIMEOUT_SECONDS", "Client"]
 class Client(BaseClient):
     """A connection to a vaeport server. Safe to use from several threads; close it, or use it in a `with` block.
 
-    A request that finds nobody, is cut off or refused by a server that starts or stops, or meets a full queue, is sent
-    again within its timeout; see vaeport.retries. That is safe: the same request gives the same answer.
+    A request is sent again, within its timeout, if nobody answers, if a server that starts or stops refuses it or cuts
+    it off, or if the queue is full; see vaeport.retries. That is safe: the same request gives the same answer.
 
     Args:
         address: "host:port", "unix:PATH", "dns:///name:port", or a list of "host:port". With the last two, calls go to
             all the addresses in turn; see vaeport.addresses.
         model: the name of the model; "" is the server's default, or its only one.
-        version: a decimal string; "" is the newest, or the one that is pinned.
-        timeout: seconds until a request raises DeadlineExceededError, all its attempts together. A call with a large
-            array makes several requests, of which a few are under way at a time; of a stream it is the time of a chunk.
-        connect_timeout: seconds until the first request raises UnavailableError if nobody is at the address; at most
-            half of `timeout`. Once a server has answered, a connection that is lost has almost `timeout` to come back.
-        retries: attempts after the first one, at most; 0 switches them off.
-        tls: True, or a TLS that names files: encrypted; the server's certificate is checked.
-        token: for a server that demands one. Without TLS it goes to this machine alone.
-        allow_plaintext_token: send it without TLS all the same, for everyone on the way to read.
+        version: a decimal string; "" is the newest, or the pinned one.
+        timeout: seconds until a request, with all its attempts, raises DeadlineExceededError. A call with a large array
+            makes several requests, of which a few run at a time; for a stream it is the time of a chunk.
+        connect_timeout: seconds until the first request raises UnavailableError if no server is at the address; at most
+            half of `timeout`. Once a server has answered, a lost connection has almost `timeout` to come back.
+        retries: the most attempts after the first one; 0 switches them off.
+        tls: True, or a TLS that names files: encrypts, and checks the server's certificate.
+        token: for a server that demands one. Without TLS it is only sent to this machine.
+        allow_plaintext_token: send it without TLS all the same; anyone on the way can read it.
 
     Raises:
         InvalidInputError: an argument that is not as described above, or a file of `tls` that is not what it should be.
         OSError: a file of `tls` cannot be read.
 
-    Every method that asks the server raises a ServerError when it does not succeed there.
+    Every method that asks the server raises a ServerError if the server does not answer with a result.
     """
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class Client(BaseClient):
         return self._run(self._calls.served()).model.latent_dim
 
     def info(self) -> ServerInfo:
-        """Everything the server offers; with a model named, that one alone.
+        """Everything the server offers; if a model is named, only that model.
 
         Raises:
             NotFoundError: no such model or version.
@@ -93,7 +93,7 @@ class Client(BaseClient):
                 them, of which a few chunks are in memory at a time.
 
         Raises:
-            InvalidInputError: another shape or dtype, values outside the range, or a picture that cannot be prepared.
+            InvalidInputError: a wrong shape or dtype, values outside the range, or a picture that cannot be prepared.
             OSError: a file cannot be opened.
         """
         if isinstance(images, Iterator):
@@ -101,17 +101,17 @@ class Client(BaseClient):
         return self._run(self._calls.encode(images))
 
     def encode_stream(self, images: Iterable[Images], *, chunk_rows: int = CHUNK_ROWS) -> Iterator[Encoding]:
-        """The posteriors of images without end, in order, a chunk at a time.
+        """The posteriors of a stream of images, in order, a chunk at a time.
 
-        A few chunks are under way while the next images are taken, and no more, so the memory is bounded. All chunks
-        are answered by one version of the model, or the stream ends with UnavailableError.
+        Only a few chunks are sent ahead while the next images are taken, so the memory is bounded. All chunks are
+        answered by one version of the model, or the stream ends with UnavailableError.
 
         Args:
             images: each of them one image or several, as `encode` takes them.
             chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes.
 
         Raises:
-            InvalidInputError, OSError: as `encode`, for the chunk that has it, after those before it.
+            InvalidInputError, OSError: as in `encode`, for the chunk that causes it, after the chunks before it.
         """
         return self._encode_stream(images, check_chunk_rows(chunk_rows))
 
@@ -122,7 +122,7 @@ class Client(BaseClient):
             latents: float [N, latent_dim] or one latent.
 
         Raises:
-            InvalidInputError: another shape or dtype, or a value that is not finite.
+            InvalidInputError: a wrong shape or dtype, or a value that is not finite.
         """
         return self._run(self._calls.decode(latents))
 
@@ -153,15 +153,16 @@ class Client(BaseClient):
     ) -> Iterator[NDArray[np.float32]]:
         """The images of `sample` in order, a chunk at a time: float32 [rows, C, H, W].
 
-        The server computes one chunk ahead of the reader. A stream that breaks off, as when the server restarts, goes
-        on at its next row; if another version of the model is there by then, it ends with UnavailableError.
+        The server computes one chunk ahead of the reader. A stream that breaks off, for example because the server
+        restarts, continues at its next row; if the server then has another version of the model, it ends with
+        UnavailableError.
 
         Args:
             count: as in `sample`.
             seed: as in `sample`.
             temperature: as in `sample`.
             first_row: as in `sample`.
-            chunk_rows: images in a chunk, at most.
+            chunk_rows: the most images in a chunk.
 
         Raises:
             InvalidInputError: a number outside its range.
@@ -171,23 +172,23 @@ class Client(BaseClient):
     def reconstruct(self, images: Images) -> NDArray[np.float32]:
         """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1].
 
-        Takes and raises what `encode` does, but for iterators.
+        Takes and raises what `encode` does, except that it takes no iterator.
         """
         return self._run(self._calls.reconstruct(images))
 
     def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool = False) -> NDArray[np.float32]:
-        """The images on the way from one to another: float32 [steps, C, H, W] in [0, 1].
+        """The images on the way from `a` to `b`: float32 [steps, C, H, W] in [0, 1].
 
         The first and the last are the reconstructions of `a` and `b`.
 
         Args:
             a: an image, as `encode` takes it, or a latent [latent_dim], which is an array of one axis.
-            b: another.
+            b: likewise.
             steps: images in all, at least 2, at equal distances between the two latents.
             spherical: along a great circle rather than straight.
 
         Raises:
-            InvalidInputError: what `encode` and `decode` raise, several images, or less than two steps.
+            InvalidInputError: what `encode` and `decode` raise, several images, or fewer than two steps.
         """
         return self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
@@ -270,7 +271,7 @@ class Client(BaseClient):
     def _send(self, method: Any, ask: Ask) -> Any:
         try:
             return method(ask.request, **ask.options())
-        except ValueError as error:  # gRPC's word for a channel that was closed a moment ago
+        except ValueError as error:  # gRPC's error for a channel that was closed a moment ago
             if self._calls.closed:
                 raise ClosedError from error
             raise

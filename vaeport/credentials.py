@@ -1,4 +1,4 @@
-"""How a client shows who it is, and knows whom it talks to: TLS and tokens. No grpc here."""
+"""How a client identifies itself and checks the server: TLS and tokens. Does not import grpc."""
 
 import re
 import ssl
@@ -24,7 +24,7 @@ class TLS:
             list of several hosts, one name that all certificates have.
 
     Raises:
-        InvalidInputError: one of `cert` and `key` without the other.
+        InvalidInputError: `cert` is given without `key`, or vice versa.
     """
 
     ca: str | Path | None = None
@@ -50,7 +50,7 @@ def read_pem(tls: TLS) -> Pem:
     """Read the files, so that a bad one is an error here and not a handshake that fails without a reason.
 
     Raises:
-        InvalidInputError: a file is no PEM of its kind, or the key is encrypted or of another certificate.
+        InvalidInputError: a file is not PEM of its kind, or the key is encrypted or belongs to another certificate.
         OSError: a file cannot be read.
     """
     pem = Pem(*(None if path is None else Path(path).read_bytes() for path in (tls.ca, tls.cert, tls.key)))
@@ -66,16 +66,16 @@ def read_pem(tls: TLS) -> Pem:
 
 
 def check_token(token: str, target: Target, tls: TLS | None, *, plain: bool) -> None:
-    """Refuse a token that would be read on its way, or that no server can know. Its text is never shown.
+    """Refuse a token that could be read on its way, or that no server can know. Its text is never shown.
 
     Args:
-        token: "" is none.
+        token: "" means no token.
         target: where it would go.
-        tls: None is plain text.
-        plain: the caller wants plain text all the same.
+        tls: None means plain text.
+        plain: whether the caller allows plain text all the same.
 
     Raises:
-        InvalidInputError: such a token.
+        InvalidInputError: the token is refused.
     """
     if not token:
         return

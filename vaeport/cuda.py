@@ -1,4 +1,4 @@
-"""Why CUDA cannot compute here, and what would change that. Looked at in the order in which things are missing."""
+"""Why CUDA cannot compute here, and what would change that: the first thing that is missing, from the driver up."""
 
 import ctypes
 import importlib
@@ -14,7 +14,7 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 # https://docs.nvidia.com/cuda/cuda-driver-api, CUresult
 NO_DEVICE, DRIVER_MISMATCH = 100, 803
 
-# Who brings a library that the CUDA provider loads, by the beginning of its name. The NVIDIA packages of PyPI.
+# The PyPI packages of NVIDIA that bring the libraries of the CUDA provider, by the beginning of a library's name.
 PACKAGE_OF = {
     "libcublas": "nvidia-cublas",
     "libcudart": "nvidia-cuda-runtime",
@@ -33,7 +33,7 @@ class Missing:
     Attributes:
         reason: what is not there, or does not work.
         cure: what to do about it.
-        gpu: whether this machine seems to have a GPU all the same, so that somebody may want to know.
+        gpu: whether this machine seems to have a GPU all the same, so that the user may want to know.
     """
 
     reason: str
@@ -67,7 +67,7 @@ def _missing_driver(wanted: str, gpu: bool) -> Missing | None:
 
 
 def no_driver(gpu: bool) -> Missing:
-    """What it means that the driver's library, libcuda.so.1, is not here."""
+    """What to report if the driver's library, libcuda.so.1, is missing."""
     if gpu:
         cure = "install it; for a container: --gpus all, or nvidia.com/gpu: 1"
         return Missing("the NVIDIA driver is missing: libcuda.so.1", cure, gpu)
@@ -78,7 +78,7 @@ def driver_problem(status: int, count: int, version: int, wanted: str, gpu: bool
     """What the answers of the driver mean.
 
     Args:
-        status: of cuInit.
+        status: the result of cuInit.
         count: GPUs that it finds.
         version: the newest CUDA that it can do, 1000 * major + 10 * minor.
         wanted: the CUDA that ONNX Runtime is built for, "13.0".
@@ -100,7 +100,7 @@ def driver_problem(status: int, count: int, version: int, wanted: str, gpu: bool
 
 
 def _asked(function: Any) -> int:
-    """What a function of the driver writes into the integer that it is given; 0 if it fails."""
+    """The integer that a function of the driver returns through a pointer; 0 if it fails."""
     answer = ctypes.c_int(0)
     return answer.value if function(ctypes.byref(answer)) == 0 else 0
 
@@ -119,7 +119,7 @@ def _missing_library(onnxruntime: Any) -> Missing | None:
 
 
 def library_problem(reason: str) -> Missing:
-    """What the dynamic linker's complaint means: the library, and the package that brings it."""
+    """What the dynamic linker's error means: the missing library, and the package that brings it."""
     found = re.match(r"(lib\w+?)\.so[.\d]*: cannot open", reason)
     package = next((PACKAGE_OF[name] for name in PACKAGE_OF if found and found[1].startswith(name)), None)
     cure = f"pip install {package}; 'vaeport[cuda]' brings them all" if package else "pip install 'vaeport[cuda]'"

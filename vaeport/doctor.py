@@ -1,7 +1,7 @@
 """The checks behind `vaeport doctor`: what is installed, what this machine lets us have, a package, a server.
 
-Each is a function that looks at one thing and returns a Finding; it does not raise for what it looks for. The server's
-doctor (`python -m serving doctor`) has these and its own.
+Each check is a function that looks at one thing and returns a Finding; it does not raise for what it looks for. The
+server's doctor (`python -m serving doctor`) has these and its own.
 """
 
 import importlib.metadata
@@ -45,11 +45,11 @@ Installed = Mapping[str, str]
 def examine(
     package: Path | None, server: str | None, tls: "TLS | None" = None, token: str = "", precision: str = "fp32"
 ) -> Iterator[Finding]:
-    """Everything there is to look at, one finding at a time, since some take seconds.
+    """All findings, one at a time, since some take seconds.
 
     Args:
-        package: to self-test, in `precision`.
-        server: to ask, with `tls` and `token`.
+        package: the package to self-test, in `precision`.
+        server: the server to ask, with `tls` and `token`.
     """
     installed = installed_distributions()
     yield versions(installed)
@@ -64,13 +64,13 @@ def examine(
 
 
 def installed_distributions(path: Sequence[str] | None = None) -> Installed:
-    """What pip would list, of the folders in `path`, or of those that this Python imports from."""
+    """What pip would list for the folders in `path`, or for those that this Python imports from."""
     found = importlib.metadata.distributions(path=list(sys.path if path is None else path))
     return {each.name.lower(): each.version for each in found}
 
 
 def versions(installed: Installed) -> Finding:
-    """Python, vaeport, and what it stands on."""
+    """The versions of Python, vaeport and its dependencies."""
     text = ", ".join(
         [f"Python {platform.python_version()}", f"vaeport {__version__}"]
         + [f"{name} {installed[name]}" for name in (*REQUIRED, *IN_PROCESS) if name in installed]
@@ -81,11 +81,11 @@ def versions(installed: Installed) -> Finding:
 
 
 def runtime_builds(installed: Installed, *, needed: bool = False) -> Finding:
-    """One build of ONNX Runtime: two of them overwrite each other's files, and one that goes takes the other's along.
+    """Whether there is one build of ONNX Runtime: two overwrite each other's files, and removing one breaks the other.
 
     Args:
         installed: distributions.
-        needed: whether it cannot work without; a client can.
+        needed: whether ONNX Runtime is required; a client works without it.
     """
     builds = [name for name in RUNTIME_BUILDS if name in installed]
     if len(builds) > 1:
@@ -99,9 +99,9 @@ def runtime_builds(installed: Installed, *, needed: bool = False) -> Finding:
 
 
 def device(requested: str = "auto") -> Finding:
-    """Where graphs would compute, and if that is not on CUDA, why not.
+    """Where graphs would compute and, if not on CUDA, why not.
 
-    That there is no GPU is well; that one is there and cannot be used is worth a warning.
+    Having no GPU is fine; a GPU that cannot be used is worth a warning.
     """
     from vaeport.cuda import missing_for_cuda
     from vaeport.graphs import import_onnxruntime
@@ -126,9 +126,9 @@ def cores(limits: Limits, affinity: int, threads: int = 0) -> Finding:
     """CPU time against threads: more threads than cores wait for each other, and a quota stops all of them at once.
 
     Args:
-        limits: of the cgroup.
+        limits: the limits of the cgroup.
         affinity: cores that the process may be scheduled on.
-        threads: that will compute, of all workers together; 0: as many as there are cores.
+        threads: computing threads of all workers together; 0: as many as there are cores.
     """
     text = f"{affinity} by affinity, " + ("no quota" if limits.cores is None else f"a quota of {limits.cores:g}")
     usable = affinity if limits.cores is None else min(affinity, limits.cores)
@@ -141,12 +141,12 @@ def cores(limits: Limits, affinity: int, threads: int = 0) -> Finding:
 
 
 def memory(limits: Limits, machine: int, needed: int = MIN_MEMORY) -> Finding:
-    """Memory that may be used against what will be.
+    """Memory that may be used against memory that is needed.
 
     Args:
-        limits: of the cgroup.
+        limits: the limits of the cgroup.
         machine: bytes that the machine has.
-        needed: bytes.
+        needed: bytes that will be needed.
     """
     most = machine if limits.memory is None else min(machine, limits.memory)
     whose = "the machine's" if most == machine else "the cgroup's limit"
@@ -159,7 +159,7 @@ def memory(limits: Limits, machine: int, needed: int = MIN_MEMORY) -> Finding:
 
 
 def self_test(path: Path, precision: str = "fp32") -> Finding:
-    """Open a package, by all of its rules, and replay its golden vectors on the CPU of this machine."""
+    """Open a package, checking all rules, and replay its golden vectors on the CPU of this machine."""
     from vaeport.manifest import MANIFEST_NAME
     from vaeport.versions import default_package
 
@@ -175,7 +175,7 @@ def self_test(path: Path, precision: str = "fp32") -> Finding:
 
 
 def _replay(folder: Path, precision: str) -> tuple[str, bool]:
-    """What the package is, and whether it brought golden vectors; raises what its rules raise."""
+    """A description of the package, and whether it has golden vectors; raises what its rules raise."""
     from vaeport import golden
     from vaeport.graphs import choose_device, load_graphs, names_in_precision
     from vaeport.machine import usable_cores
@@ -193,13 +193,13 @@ def _replay(folder: Path, precision: str) -> tuple[str, bool]:
 
 
 def answers(address: str, tls: "TLS | None" = None, token: str = "", timeout: float = 5.0) -> Iterator[Finding]:
-    """A server over the wire: its health, then what it serves; each with the time that took.
+    """Ask a server for its health, then for its models; each finding has the time that it took.
 
     Args:
         address: as vaeport.Client takes it.
-        tls: None is plain text.
+        tls: None means plain text.
         token: for a server that demands one; health needs none.
-        timeout: seconds for each.
+        timeout: seconds for each request.
     """
     from vaeport.client import Client
 
@@ -224,7 +224,7 @@ def _timed(name: str, ask: Callable[[], str]) -> Finding:
 
 
 def _health(address: str, tls: "TLS | None", timeout: float) -> str:
-    """Ask grpc.health.v1; its stubs would be a dependency, for a request that is empty and an answer of one number."""
+    """Ask grpc.health.v1 without its stubs, a dependency: the request is empty, and the answer is one number."""
     import grpc
 
     from vaeport.addresses import parse

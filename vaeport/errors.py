@@ -6,35 +6,35 @@
     ├── DeviceError              the device asked for cannot compute here; says what is missing
     ├── PackageError             a package breaks a rule of its format; one subclass per rule, in vaeport.package
     ├── SelfTestError            this machine does not compute what a package's golden vectors say
-    ├── SignatureError           a package is not signed by the key that is demanded
-    └── ServerError              the call reached for a server and did not succeed there; `request_id` is in its log
+    ├── SignatureError           a package is not signed by the required key
+    └── ServerError              the call went to a server and did not succeed; `request_id` is in the server's log
         ├── OverloadedError          its queue is full; `retry_after` says when to come back
         ├── DeadlineExceededError    no answer in time (also a TimeoutError)
-        ├── UnavailableError         not there, starting or draining (also a ConnectionError)
-        ├── UnauthenticatedError     it does not know who is calling: no token, or a wrong or expired one
-        ├── PermissionDeniedError    it knows, and does not allow this call (also a PermissionError)
+        ├── UnavailableError         not reachable, starting or draining (also a ConnectionError)
+        ├── UnauthenticatedError     it does not know the caller: no token, or a wrong or expired one
+        ├── PermissionDeniedError    it knows the caller, and does not allow the call (also a PermissionError)
         └── InternalError            a defect of the server; the text holds an id that is in its log
 
 The same classes are raised in the server, in the client and in-process. None of them knows about gRPC: the server's
-edge turns them into statuses (serving.edge.status), the client turns statuses into them (vaeport.client).
+edge turns them into statuses (serving.edge.status), the client turns statuses into them (vaeport.statuses).
 """
 
 
 class VaeportError(Exception):
-    """Base of all."""
+    """The base of all errors."""
 
 
 class InvalidInputError(VaeportError, ValueError):
-    """The caller passed something that cannot be computed. The text names the field, what was expected, what came."""
+    """The caller passed something that cannot be computed. The text says which field, what was expected, what came."""
 
     @classmethod
     def of(cls, field: str, *, expected: str, got: object) -> "InvalidInputError":
-        """The uniform text: `field: expected ..., got ...`."""
+        """An error with the uniform text `field: expected ..., got ...`."""
         return cls(f"{field}: expected {expected}, got {got}")
 
 
 class NotFoundError(VaeportError, LookupError):
-    """No such model or version. The text names what there is."""
+    """No such model or version. The text lists those that exist."""
 
 
 class DeviceError(VaeportError):
@@ -50,13 +50,13 @@ class SelfTestError(VaeportError):
 
 
 class SignatureError(VaeportError):
-    """A package has no valid signature by the key that is demanded, or cannot be signed with the one given."""
+    """A package has no valid signature by the required key, or cannot be signed with the given one."""
 
 
 class ServerError(VaeportError):
     """A server did not answer with a result, for a reason that has no class of its own.
 
-    `request_id` is the name of the call in the server's log, "" if it has none; it is shown at the end of the text.
+    `request_id` is the call's id in the server's log, "" if it has none; the text ends with it.
     """
 
     request_id: str = ""
@@ -79,15 +79,15 @@ class DeadlineExceededError(ServerError, TimeoutError):
 
 
 class UnavailableError(ServerError, ConnectionError):
-    """Nobody answers there, or the server is starting or draining."""
+    """No server answers, or the server is starting or draining."""
 
 
 class UnauthenticatedError(ServerError):
-    """The server demands a token or a client certificate that it knows, and got none, or another one."""
+    """The server demands a known token or client certificate, and got none, or an unknown one."""
 
 
 class PermissionDeniedError(ServerError, PermissionError):
-    """The server knows who is calling, and does not let them make this call."""
+    """The server knows the caller, and does not allow this call."""
 
 
 class InternalError(ServerError):
@@ -98,9 +98,9 @@ MAX_TEXT = 1000
 
 
 def bounded(text: str) -> str:
-    """A text that quotes what a stranger wrote: the beginning, if it is long, and on one line.
+    """A stranger's text for an error message: on one line, and cut if it is long.
 
-    What cannot be printed is escaped as in Python's literals: it would rule the terminal that shows the error.
+    Unprintable characters are escaped as in Python's literals: they could control the terminal that shows the error.
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:MAX_TEXT])
     whole = len(text) <= MAX_TEXT and len(shown) <= MAX_TEXT

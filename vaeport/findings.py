@@ -1,4 +1,4 @@
-"""What a check found, and how findings are shown. The doctors of the library and of the server are lists of these."""
+"""What a check found, and how findings are shown. The library's and the server's doctor are lists of findings."""
 
 import json
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ class Finding:
     """What one check found.
 
     Attributes:
-        name: of what was looked at, a word or two.
+        name: what was checked, in a word or two.
         level: "fail" for what cannot work, "warn" for what may hurt later.
-        text: what there is, in one line. Never a secret.
+        text: what was found, in one line. Never a secret.
         advice: what to do about it, in one line; "" where all is well.
     """
 

@@ -1,4 +1,4 @@
-"""Flows carried out several at a time in one thread: no pool to close, and whoever leaves takes all of them along."""
+"""Flows carried out several at a time in one thread: there is no pool to close, and leaving ends all of them."""
 
 import threading
 import time
@@ -17,24 +17,24 @@ class Wake:
         self._for_ever = False
 
     def __call__(self) -> None:
-        """Something may have become ready."""
+        """Wake the threads because something may have become ready."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """From now on nobody waits."""
+        """Let no thread wait any more."""
         with self._changed:
             self._for_ever = True
             self._changed.notify_all()
 
     def wait(self, ready: Callable[[], bool], seconds: float | None) -> None:
-        """Until something is ready, the time is over, or it is closed."""
+        """Wait until something is ready, the time is over, or this is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._for_ever or ready(), seconds)
 
     @property
     def closed(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether `close` has been called."""
         return self._for_ever
 
 
@@ -61,7 +61,7 @@ class Flight(Generic[Result]):
         return self._arrived is not None
 
     def go_on(self) -> None:
-        """Hand over what has come."""
+        """Give the flow the answer that has come."""
         if self._ask is None or self._arrived is None:
             self.moment = None
             self._advance(lambda: self._flow.send(None))
@@ -71,20 +71,20 @@ class Flight(Generic[Result]):
         try:
             response = answer.result()
         except Exception as error:
-            ask.attempts.excuse(time.monotonic() - arrived)  # whoever reads a stream may have been busy
+            ask.attempts.excuse(time.monotonic() - arrived)  # the reader of a stream may have been busy
             self._throw(error)
         else:
             self._advance(lambda: self._flow.send(response))
 
     def result(self) -> Result:
-        """Of one that is done."""
+        """The result of a flow that is done."""
         if self._error is not None:
             raise self._error
         result: Result = self._result
         return result
 
     def cancel(self) -> None:
-        """Leave it."""
+        """Drop the flow."""
         if self._answer is not None:
             self._answer.cancel()
         self._flow.close()
@@ -126,13 +126,13 @@ class Flight(Generic[Result]):
 def in_order(
     flows: Iterable[Flow[Result]], fly: Callable[[Flow[Result]], Flight[Result]], wake: Wake, most: int
 ) -> Generator[Result, None, None]:
-    """The results of flows, in order, or the first failure in order; the others are left then.
+    """The results of flows, in order, until the first failure in order; the others are dropped.
 
     Args:
-        flows: taken no faster than results are.
-        fly: starts one.
-        wake: that of the flights.
-        most: flows under way at a time.
+        flows: taken no faster than their results are.
+        fly: starts a flow.
+        wake: wakes this thread for the flights.
+        most: flows that run at a time.
     """
     flying: deque[Flight[Result]] = deque()
     try:

@@ -1,8 +1,8 @@
 """What a client does, apart from how it waits: calls as generators, which a thread or an event loop carries out.
 
-A flow yields what is to be done next, is sent what came of it or has the error thrown in, and returns its result. All
-decisions of the client (what to send, what to try again, when, what the answers mean) are flows, in vaeport.calls;
-vaeport.Client carries them out by blocking, vaeport.AsyncClient by awaiting.
+A flow yields what to do next, is sent the outcome or has the error thrown in, and returns its result. All decisions of
+the client (what to send, what to retry, when, what the answers mean) are flows, in vaeport.calls; vaeport.Client
+carries them out by blocking, vaeport.AsyncClient by awaiting.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -22,10 +22,11 @@ class Ask:
     """Send a request; the response comes back, or a grpc.RpcError.
 
     Attributes:
-        rpc: its name in the service.
+        rpc: the method's name in the service.
         request: the message.
-        attempts: this is the next one of; they say how long it may take, and whether it waits for a connection.
-        metadata: sent along.
+        attempts: the attempts that this is the next one of; they say how long it may take, and whether it waits for a
+            connection.
+        metadata: sent with the request.
     """
 
     rpc: str
@@ -35,11 +36,11 @@ class Ask:
 
     @property
     def request_id(self) -> str:
-        """Its name in the server's log."""
+        """The request's id in the server's log."""
         return dict(self.metadata)[REQUEST_ID_KEY]
 
     def options(self) -> dict[str, Any]:
-        """What gRPC's methods take besides the request, from now on."""
+        """The arguments of gRPC's methods besides the request, as of now."""
         timeout = self.attempts.timeout()
         return {"timeout": timeout, "wait_for_ready": self.attempts.wait_for_ready, "metadata": self.metadata}
 
@@ -60,7 +61,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds, or until the client is closed."""
+    """Wait for some seconds, or until the client is closed."""
 
     seconds: float
 
@@ -88,7 +89,7 @@ class ClosedError(Exception):
 
 
 def together(flows: "Iterable[Flow[Result]]") -> "Flow[list[Result]]":
-    """The results of all flows, in order; one alone is simply carried out."""
+    """The results of all flows, in order; a single flow is simply carried out."""
     left = iter(flows)
     first, second = next(left, None), next(left, None)
     if first is None:

@@ -1,8 +1,8 @@
-"""The golden vectors of a package: inputs, what they must give, and how far this machine may be from it.
+"""The golden vectors of a package: inputs, the outputs that they must give, and how far off this machine may be.
 
 `self_test` replays them in the sessions that will compute, on this machine and its provider. The file is safetensors
 (https://github.com/huggingface/safetensors, "Format"): eight bytes with the length of a JSON header, the header, and
-the tensors. It is read here with numpy: a few lines do not deserve a dependency of the base library.
+the tensors. It is read here with numpy: a few lines do not justify a dependency of the base library.
 """
 
 import math
@@ -20,12 +20,12 @@ from vaeport.package import GoldenInvalidError, Package, entry_of, read_listed
 GOLDEN_NAME = "golden.safetensors"
 GOLDEN_MAX_BYTES = 1 << 28
 HEADER_MAX_BYTES = 1 << 20
-MAX_ROWS = 1024  # each is computed alone, too
+MAX_ROWS = 1024  # each row is computed alone, too
 MAX_AXES = 8
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "U8": np.dtype("u1")}
 
-# How much further off a product of factors in TF32 may be: ONNX Runtime's CUDA provider with `use_tf32`. Its numbers
-# have 11 bits, where float32 has 24, and a product has two of them, cut off rather than rounded: 2 * 2^-10 / 2^-24.
+# How much further off a product in TF32 may be (ONNX Runtime's CUDA provider with `use_tf32`). Its factors have 11 bits
+# instead of float32's 24, and both are truncated rather than rounded: 2 * 2^-10 / 2^-24.
 TF32_SLACK = 2.0**15
 
 Tensors = dict[str, NDArray[Any]]
@@ -36,9 +36,9 @@ class Golden:
     """The golden vectors of one graph.
 
     Attributes:
-        rows: the input [rows, ...], of the graph's dtype.
+        rows: the input [rows, ...], in the graph's dtype.
         truth: each output in float64, by name.
-        limits: how far each element may be from it, of the same shape.
+        limits: how far each element may be from the truth, in the same shape.
     """
 
     rows: NDArray[np.float32] | NDArray[np.uint8]
@@ -56,7 +56,7 @@ class Computes(Protocol):
 
 
 def has_golden(package: Package) -> bool:
-    """Whether the package brings golden vectors; those of the first versions did not."""
+    """Whether the package has golden vectors; packages of the first versions do not."""
     return any(entry.path == GOLDEN_NAME for entry in package.manifest.files)
 
 
@@ -67,14 +67,14 @@ def self_test(
 
     Args:
         package: an opened package.
-        graphs: of it, by name, as `vaeport.graphs.load_graphs` made them.
-        slack: times the limits that are allowed, for who has asked for less precision.
-        batches: sizes, in rows, that the vectors are repeated to, as well: each may run other code on a device.
+        graphs: its graphs, by name, as `vaeport.graphs.load_graphs` made them.
+        slack: factor for the limits, for those who have asked for less precision.
+        batches: further batch sizes, in rows, to repeat the vectors to: each may run other code on a device.
 
     Raises:
-        SelfTestError: the package has none, or an output is further off than its limit; the text has the worst place.
+        SelfTestError: the package has none, or an output exceeds its limit; the text has the worst place.
         GoldenInvalidError: the file is not what the format says.
-        DigestMismatchError: it has changed since the package was opened.
+        DigestMismatchError: the file has changed since the package was opened.
     """
     vectors = read_golden(package)
     for name, graph in graphs.items():
@@ -110,7 +110,7 @@ def read_golden(package: Package) -> dict[str, Golden]:
 
 
 def tensor_names(graph: str, spec: GraphSpec) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The names in the file: of the graph's input, and by output of its truth and its limit."""
+    """The names in the file: the graph's input, and each output's truth and limit."""
     outputs = [output.name for output in spec.outputs]
     return (
         f"{graph}/{spec.inputs[0].name}",
@@ -123,7 +123,7 @@ def parse_safetensors(data: bytes) -> Tensors:
     """The tensors of a safetensors file, views of `data`.
 
     Raises:
-        ValueError: a rule of that format is broken, or a dtype is not one of DTYPES.
+        ValueError: the file breaks a rule of that format, or a dtype is not one of DTYPES.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(HEADER_MAX_BYTES, len(data) - 8):
@@ -147,7 +147,7 @@ def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> NDArray[Any]:
         raise ValueError(f"{name}: dtype {entry['dtype']!r}, expected one of {', '.join(DTYPES)}")
     if any(type(number) is not int or not 0 <= number <= GOLDEN_MAX_BYTES for number in (start, end, *shape)):
         raise ValueError(f"{name}: shape and offsets must be integers from 0 to {GOLDEN_MAX_BYTES}")
-    if len(shape) > MAX_AXES:  # the product of very many takes very long
+    if len(shape) > MAX_AXES:  # the product of very many axes takes very long
         raise ValueError(f"{name}: a shape of {len(shape)} axes, expected at most {MAX_AXES}")
     if end > len(body) or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name}: offsets {start} to {end} do not hold {shape} of {entry['dtype']}")
@@ -182,7 +182,7 @@ def _check_shape(name: str, tensor: NDArray[Any], shape: tuple[str | int, ...], 
 def compare(where: str, got: NDArray[Any], truth: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
     """Raise SelfTestError, naming `where` and the worst place, if `got` is further from the truth than the limits.
 
-    All have one shape: what is broadcast would let a graph pass that gives one row for many.
+    All must have one shape: broadcasting would let a graph pass that gives one row for many.
     """
     if not got.shape == truth.shape == limits.shape:
         raise SelfTestError(f"{where}: expected shape {list(truth.shape)}, got {list(got.shape)}")

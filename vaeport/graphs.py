@@ -33,21 +33,21 @@ CPU_PROVIDER = "CPUExecutionProvider"
 OPSET_RANGE = (18, 26)
 MAX_IR_VERSION = 13
 GRAPH_MAX_BYTES = 1 << 29  # 128 million float32 weights; the larger graph of Stable Diffusion's autoencoder has 50
-MAX_ROW_ELEMENTS = 1 << 25  # of a value: 32 feature maps of half the height and width of the largest image
+MAX_ROW_ELEMENTS = 1 << 25  # of a value: 32 feature maps with half the height and width of the largest image
 TYPICAL_ROWS = 1024  # a batch that vaeport.model computes at once
 SMALL_CONSTANT = 64  # elements; one that is a shape or axes has fewer
 MAX_FOLDED_BYTES = 1 << 24  # of a constant that ONNX Runtime computes from others when it loads: an int8 weight, say
 
-# What an encoder or decoder is made of, and the proof has a limit for (export/limits.py). ONNX Runtime has hundreds
-# more; each is code that a stranger's package would reach.
+# The operators that encoders and decoders are made of, and for which the proof has limits (export/limits.py). ONNX
+# Runtime has hundreds more; each is code that a stranger's package could reach.
 OPERATORS = frozenset(
     {"Add", "Cast", "Clip", "Conv", "ConvTranspose", "DequantizeLinear", "Div", "Expand", "Flatten", "Gemm"}
     | {"Identity", "LeakyRelu", "MatMul", "Mul", "QuantizeLinear", "Relu", "Reshape", "Round", "Shape", "Sigmoid"}
     | {"Softplus", "Sub", "Tanh", "Transpose"}
 )
 
-# The parts of a graph that a rule looks at, or that compute nothing; what is elsewhere could escape every rule: nested
-# graphs, functions, training, sparse and quantised tensors, and what later versions of ONNX have.
+# The parts of a graph that a rule checks, or that compute nothing. Anything else could escape every rule: nested
+# graphs, functions, training, sparse and quantised tensors, and additions of later ONNX versions.
 FIELDS = {
     "model": frozenset(
         {"ir_version", "opset_import", "producer_name", "producer_version", "domain", "model_version", "doc_string"}
@@ -60,7 +60,8 @@ FIELDS = {
     "attribute": frozenset({"name", "doc_string", "type", "f", "i", "s", "t", "floats", "ints", "strings", "tensors"}),
 }
 
-# An encoder or decoder computes the same from the same input. Sampling is the caller's, with a seed (vaeport.prior).
+# An encoder or decoder gives the same output for the same input. Sampling is up to the caller, with a seed
+# (vaeport.prior).
 RANDOM_OPERATORS = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -68,13 +69,13 @@ RANDOM_OPERATORS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CudaOptions:
-    """How graphs compute on CUDA; nothing of it matters elsewhere.
+    """How graphs compute on CUDA; without effect elsewhere.
 
     Attributes:
-        tf32: whether products may be taken of factors rounded to 11 bits, which is faster and further from the truth.
-        memory_limit: bytes that the session of a graph may allocate on the device, bound memory included; 0 is none.
-        graphs: whether runs are captured as CUDA graphs, one for each batch size, and replayed. Only for memory that is
-            bound once, and one thread.
+        tf32: whether the factors of products may be rounded to 11 bits, which is faster and less exact.
+        memory_limit: bytes that the session of a graph may allocate on the device, with bound memory; 0 means no limit.
+        graphs: whether runs are captured as CUDA graphs, one for each batch size, and replayed. Needs memory that is
+            bound once, and a single thread.
     """
 
     tf32: bool = False
@@ -88,8 +89,8 @@ class Device:
 
     Attributes:
         provider: the ONNX Runtime execution provider.
-        reason: why this one, for the log.
-        cuda: how, if that is CUDA.
+        reason: why this provider, for the log.
+        cuda: options, if the provider is CUDA.
     """
 
     provider: str
@@ -101,9 +102,9 @@ class Graph:
     """One graph of a package, ready to compute. Safe to call from several threads at once.
 
     Attributes:
-        session: ONNX Runtime's, for who binds memory of their own to it.
-        spec: inputs and outputs, as the manifest has them.
-        outputs: their names.
+        session: ONNX Runtime's session, for callers that bind memory of their own.
+        spec: inputs and outputs, as in the manifest.
+        outputs: the names of the outputs.
     """
 
     def __init__(self, session: Any, spec: GraphSpec) -> None:
@@ -121,7 +122,7 @@ class Graph:
 
     @property
     def placement(self) -> dict[str, int]:
-        """How many nodes ONNX Runtime gave to each execution provider, by its own record."""
+        """The number of nodes that each execution provider has, by ONNX Runtime's own record."""
         placed = ((part.ep_name, len(part.get_nodes())) for part in self.session.get_provider_graph_assignment_info())
         nodes: dict[str, int] = {}
         for provider, count in placed:
@@ -130,14 +131,14 @@ class Graph:
 
 
 def choose_device(requested: DeviceName) -> Device:
-    """The device that can compute: what was asked for, never silently another.
+    """The device to compute on: the requested one, never silently another.
 
     Args:
-        requested: "cpu", "cuda", or "auto", which takes CUDA where a driver with a GPU and its libraries are there.
+        requested: "cpu", "cuda", or "auto", which takes CUDA if there is a driver with a GPU and its libraries.
 
     Raises:
-        DeviceError: another name, ONNX Runtime is not installed, or "cuda" cannot compute here; the text says what is
-            missing.
+        DeviceError: the name is unknown, ONNX Runtime is not installed, or "cuda" cannot compute here; the text says
+            what is missing.
     """
     if requested not in get_args(DeviceName):
         raise DeviceError(f"device: expected one of {', '.join(get_args(DeviceName))}, got {requested!r}")
@@ -153,10 +154,10 @@ def choose_device(requested: DeviceName) -> Device:
 
 
 def names_in_precision(manifest: Manifest, precision: str) -> dict[str, str]:
-    """The names of the graphs that compute in a precision, by role.
+    """The names of the graphs of a precision, by role.
 
     Raises:
-        InvalidInputError: the package has it not.
+        InvalidInputError: the package does not have it.
     """
     there = (FP32, *manifest.precisions)
     if precision not in there:
@@ -171,8 +172,8 @@ def load_graphs(package: Package, device: Device, threads: int, names: "Iterable
     Args:
         package: an opened package.
         device: from `choose_device`.
-        threads: for one graph on the CPU; a CUDA session needs one.
-        names: of the graphs in the manifest.
+        threads: threads of one graph on the CPU; a CUDA session needs one.
+        names: names of graphs in the manifest.
 
     Raises:
         DigestMismatchError: a file has changed since the package was opened.
@@ -182,7 +183,7 @@ def load_graphs(package: Package, device: Device, threads: int, names: "Iterable
     graphs = {}
     for name in names:
         spec = package.manifest.graphs[name]
-        data = read_graph(package, name)  # once: what is checked is what computes
+        data = read_graph(package, name)  # read once: what is checked is what computes
         graphs[name] = load_graph(package.path / spec.path, data, spec, device, threads)
     return graphs
 
@@ -191,8 +192,8 @@ def read_graph(package: Package, name: str) -> bytes:
     """The ONNX file of a graph, as it was when the package was opened.
 
     Raises:
-        DigestMismatchError: it has changed since.
-        GraphRuleError: it is over GRAPH_MAX_BYTES, and was not read.
+        DigestMismatchError: the file has changed since.
+        GraphRuleError: the file is over GRAPH_MAX_BYTES, and was not read.
     """
     path = package.manifest.graphs[name].path
     _check_bytes(package.path / path, entry_of(package, path).size)
@@ -206,7 +207,7 @@ def load_graph(path: Path, data: bytes, spec: GraphSpec, device: Device, threads
 
 
 def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
-    """The rules of a graph: versions, one plain graph of known operators, nothing outside, the manifest's signature.
+    """Check a graph's rules: versions, one plain graph of known operators, nothing outside, the manifest's signature.
 
     Raises:
         GraphRuleError: naming the file, the rule, what was expected and what came.
@@ -231,7 +232,7 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
     ):
         if found != expected:
             raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {bounded(_show(found))}")
-    for rows in (1, TYPICAL_ROWS):  # what grows with a batch, and what is large without one
+    for rows in (1, TYPICAL_ROWS):  # some values are large at once, others grow with the batch
         _check_sizes(path, proto, rows)
 
 
@@ -241,7 +242,7 @@ def _check_bytes(path: Path, size: int) -> None:
 
 
 def _check_text(path: Path, proto: "onnx.ModelProto") -> None:
-    """Names that are compared must be text; protobuf gives bytes for what is no UTF-8, which do not sort with it."""
+    """Check that names are text: protobuf gives bytes for what is not UTF-8, and bytes do not sort with text."""
     names: list[Any] = [name for node in proto.graph.node for name in (node.op_type, node.domain)]
     if not all(isinstance(name, str) for name in names):
         raise GraphRuleError(f"{path}: an operator whose name is not UTF-8")
@@ -261,7 +262,7 @@ def _check_versions(path: Path, proto: "onnx.ModelProto", spec: GraphSpec) -> No
 
 
 def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
-    """One flat graph of standard operators, so that no rule can be escaped in a branch, a function or an attribute."""
+    """Check for one flat graph of standard operators: a branch, function or attribute could escape every rule."""
     graph = proto.graph
     attributes = [attribute for node in graph.node for attribute in node.attribute]
     for kind, messages in (("model", [proto]), ("graph", [graph]), ("node", graph.node), ("attribute", attributes)):
@@ -280,7 +281,7 @@ def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
 
 
 def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> None:
-    """Every value of a batch has a shape that is known before anything computes, and at most MAX_ROW_ELEMENTS a row."""
+    """Check that every value has a shape that is known in advance, and at most MAX_ROW_ELEMENTS elements a row."""
     onnx = _import("onnx")
     try:
         sketch = _sketch(proto, rows)
@@ -299,12 +300,12 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> None:
 
 
 def _elements(shape: "Iterable[int]") -> float:
-    """How many elements a shape has; as a float, since the exact product of very many axes takes very long."""
+    """The number of elements of a shape; a float, since the exact product of very many axes takes very long."""
     return math.prod(map(float, shape))
 
 
 def _sketch(proto: "onnx.ModelProto", rows: int) -> "onnx.ModelProto":
-    """What decides the shapes in a graph for a batch of `rows`: no weights, and no shapes that it says it has."""
+    """The parts of a graph that decide its shapes for a batch of `rows`: no weights, and no shapes that it claims."""
     onnx = _import("onnx")
     graph = onnx.GraphProto(name="sketch", node=proto.graph.node, input=proto.graph.input, output=proto.graph.output)
     for value in (*graph.input, *graph.output):
@@ -332,7 +333,7 @@ def tensor_specs(values: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, .
 
 
 def _dtype_name(elem_type: int) -> Any:
-    """ONNX's number of a dtype as numpy names it; unknown numbers as they are."""
+    """numpy's name for ONNX's number of a dtype; unknown numbers stay numbers."""
     onnx = _import("onnx")
     try:
         return onnx.helper.tensor_dtype_to_np_dtype(elem_type).name
@@ -343,8 +344,8 @@ def _dtype_name(elem_type: int) -> Any:
 def cuda_provider_options(cuda: CudaOptions) -> dict[str, str]:
     """What ONNX Runtime's CUDA provider is told."""
     options = {
-        "use_tf32": "1" if cuda.tf32 else "0",  # on by default, and 1e-3 off what was proven
-        "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it has, and never gives any back
+        "use_tf32": "1" if cuda.tf32 else "0",  # on by default, which is 1e-3 off what was proven
+        "arena_extend_strategy": "kSameAsRequested",  # by default it doubles its memory, and never gives any back
         # The default, EXHAUSTIVE, searches for the quickest kernel of each Conv, for each batch size of each graph, at
         # every start and rebuild: for 16 new shapes 10,141 ms, and 31 with this (PaddleX #5057). As in export.triton.
         "cudnn_conv_algo_search": "HEURISTIC",
@@ -354,7 +355,7 @@ def cuda_provider_options(cuda: CudaOptions) -> dict[str, str]:
 
 
 def graph_run_options(device: Device, number: int) -> Any:
-    """The options of a run that is captured as CUDA graph `number`, or replays it; None where nothing is captured."""
+    """The options of a run that is captured as CUDA graph `number`, or replays it; None if nothing is captured."""
     if device.provider != CUDA_PROVIDER or not device.cuda.graphs:
         return None
     options = import_onnxruntime().RunOptions()
@@ -369,11 +370,11 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle server must not burn a core
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # Graph.placement
-    # A graph of 4 kB could make it fill 1 GB while it loads: Expand of a constant to a large shape.
+    # Otherwise a graph of 4 kB could fill 1 GB while it loads: Expand of a constant to a large shape.
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(MAX_FOLDED_BYTES))
     provider: str | tuple[str, dict[str, str]] = device.provider
     if device.provider == CUDA_PROVIDER:
-        # Otherwise a node without a CUDA kernel, or a library that does not load, moves to the CPU without a word.
+        # Otherwise a node without a CUDA kernel, or a library that does not load, silently moves to the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         provider = (CUDA_PROVIDER, cuda_provider_options(device.cuda))
     try:
@@ -390,8 +391,8 @@ def _session(path: Path, data: bytes, device: Device, threads: int) -> Any:
 def import_onnxruntime() -> Any:
     """ONNX Runtime, or a DeviceError that says how to get it.
 
-    Its official builds for Linux send events about models and sessions to their maker, unless this variable forbids it
-    before the import (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). 0 allows it.
+    Its official Linux builds send events about models and sessions to Microsoft, unless this variable forbids it before
+    the import (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). 0 allows it.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = _import("onnxruntime")

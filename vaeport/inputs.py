@@ -22,34 +22,34 @@ Pixels = NDArray[Any]  # [N, C, H, W], uint8 or any float dtype
 
 
 def read_images(images: Any, model: ModelInfo) -> Pixels:
-    """Images as `check_images` has them, whatever they came as.
+    """Images in the form that `check_images` gives, whatever their kind.
 
     Args:
         images: an array, a Pillow image, a path, or a list of these, each of which is one image or several.
-        model: which takes them.
+        model: the model that takes them.
 
     Raises:
-        InvalidInputError: another shape, dtype or range, or a picture that cannot be prepared.
+        InvalidInputError: a wrong shape, dtype or range, or a picture that cannot be prepared.
         OSError: a file cannot be opened.
     """
     if is_picture(images):
         return _read_one(images, model)
     if has_pictures(images):
         return join_images([_read_one(each, model) for each in images])
-    if isinstance(images, Iterator):  # which numpy would take for one object
+    if isinstance(images, Iterator):  # numpy would take it for one object
         expected = "images; a generator goes to encode or encode_stream"
         raise InvalidInputError.of("images", expected=expected, got=type(images).__name__)
     return check_images(images, model.image_shape)
 
 
 def is_picture(value: object) -> bool:
-    """Whether it is a Pillow image or a path. Nobody has the former before Pillow is loaded, so nothing is imported."""
+    """Whether it is a Pillow image or a path. Before Pillow is loaded there can be no image, so it is not imported."""
     module = sys.modules.get("PIL.Image")
     return isinstance(value, str | os.PathLike) or (module is not None and isinstance(value, module.Image))
 
 
 def has_pictures(images: object) -> bool:
-    """Whether Pillow has to work on them, which takes a while."""
+    """Whether Pillow has to prepare some of them, which is slow."""
     return is_picture(images) or (isinstance(images, list | tuple) and any(map(is_picture, images)))
 
 

@@ -7,7 +7,7 @@ from vaeport.arrays import as_latents
 from vaeport.errors import InvalidInputError
 from vaeport.prior import as_integer
 
-MIN_SINE = 1e-6  # of the angle; where two latents point the same way, or opposite ways, no circle is the great one
+MIN_SINE = 1e-6  # of the angle; between latents that point the same or opposite ways there is no single great circle
 
 
 def latents_between(
@@ -18,8 +18,8 @@ def latents_between(
     Args:
         a, b: float32 [latent_dim].
         steps: at least 2.
-        spherical: along the great circle (Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985), on
-            which the length of a latent stays near what the prior knows; straight where there is none.
+        spherical: along the great circle (Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985), which
+            keeps the length of latents near those of the prior; straight if there is no great circle.
 
     Returns:
         float32 [steps, latent_dim].
@@ -33,7 +33,7 @@ def latents_between(
 
 
 def check_steps(steps: int) -> int:
-    """Raise InvalidInputError unless there are at least two."""
+    """Raise InvalidInputError unless there are at least two steps."""
     steps = as_integer("steps", steps)
     if steps < 2:
         raise InvalidInputError.of("steps", expected="at least 2", got=steps)
@@ -41,7 +41,7 @@ def check_steps(steps: int) -> int:
 
 
 def is_latent(end: object) -> bool:
-    """Whether one end of the way is given as a latent: an array of one axis, as no image is."""
+    """Whether one end of the way is a latent: an array of one axis, which no image is."""
     return isinstance(end, np.ndarray) and end.ndim == 1
 
 
@@ -49,7 +49,7 @@ def as_latent(name: str, end: NDArray[np.floating], latent_dim: int) -> NDArray[
     """A latent, float32 [latent_dim].
 
     Raises:
-        InvalidInputError: another length or dtype, or a value that is not finite.
+        InvalidInputError: a wrong length or dtype, or a value that is not finite.
     """
     try:
         latent: NDArray[np.float32] = as_latents(end, latent_dim)[0]
@@ -62,7 +62,7 @@ def mean_of_one(name: str, mean: NDArray[np.float32]) -> NDArray[np.float32]:
     """The latent of an end that is an image: its posterior mean, [latent_dim] of [1, latent_dim].
 
     Raises:
-        InvalidInputError: there are several.
+        InvalidInputError: there are several images.
     """
     if len(mean) != 1:
         raise InvalidInputError.of(name, expected="one image, or one latent", got=f"{len(mean)} images")

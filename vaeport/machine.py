@@ -1,7 +1,7 @@
 """What this process may use of the machine: cores and memory, by its affinity and its control groups of either version.
 
-A limit may be set on the group itself or on any of those around it, and the least counts. In a container the folder
-that is mounted is often the group itself, whatever /proc says its path is, so the root of the mount is looked at, too.
+A limit may be set on the group itself or on any group around it, and the lowest counts. In a container the mounted
+folder is often the group itself, whatever /proc says its path is, so the root of the mount is read, too.
 """
 
 import math
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-NO_MEMORY_LIMIT = 1 << 60  # version 1 says "none" with a number near 2^63, rounded to pages
+NO_MEMORY_LIMIT = 1 << 60  # version 1 means "none" by a number near 2^63, rounded to pages
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What control groups let a process have at most.
+    """The most that control groups let a process have.
 
     Attributes:
-        cores: of CPU time in each period; 1.5 is one and a half. None: no quota.
-        memory: bytes. None: no limit but the machine's.
+        cores: CPU time in each period, in cores, such as 1.5. None: no quota.
+        memory: bytes. None: only the machine limits it.
     """
 
     cores: float | None
@@ -62,7 +62,7 @@ def read_limits(root: Path = Path("/")) -> Limits:
 
 
 def _groups(listing: Path) -> dict[str, PurePosixPath]:
-    """The path of this process's group by controller; that of version 2 by "". Lines: `number:controllers:path`."""
+    """The path of this process's group by controller, "" for version 2. Lines are `number:controllers:path`."""
     groups: dict[str, PurePosixPath] = {}
     for line in _text(listing).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -79,13 +79,13 @@ def _folders(mount: Path, group: PurePosixPath | None) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Version 2: microseconds of CPU time in a period, and the period; or "max"."""
+    """The quota of version 2, a file with microseconds of CPU time in a period, and the period; or with "max"."""
     quota, _, period = _text(folder / "cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() else None
 
 
 def _quota_1(folder: Path) -> float | None:
-    """Version 1: the same in two files; -1 is none."""
+    """The quota of version 1: the same in two files; -1 means none."""
     quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
     return quota / period if quota and period else None
 

@@ -1,4 +1,4 @@
-"""The manifest of a package: frozen value objects and their JSON, which determine each other.
+"""The manifest of a package: frozen value objects and their JSON, each of which determines the other.
 
 `docs/package-format.md` is the normative page. `Manifest.to_json` gives the same bytes for the same value, and
 `Manifest.from_json(manifest.to_json()) == manifest`.
@@ -37,22 +37,22 @@ class ModelSpec:
     image_shape: tuple[int, int, int]
     latent_dim: int
     likelihood: Literal["bernoulli", "gaussian"]
-    sigma: float | None = None  # the first packages do not have it: no Gaussian was there
+    sigma: float | None = None  # the first packages do not have it: there was no Gaussian likelihood
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What training did to an image before the network saw it, for every client to do the same.
+    """What training did to an image before the network saw it, so that every client can do the same.
 
     Attributes:
         size: (height, width) in pixels.
         channels: 1 (grey) or 3 (red, green, blue).
-        crop: how another size became `size`: "none" means that all images had it; "center" that the shorter side was
-            brought to it and the middle cut out; "pad" that the longer side was, and black put around. `size` is square
-            then, and the filter is Pillow's bilinear one.
+        crop: how images of another size became `size`. "none": all images had it. "center": the shorter side was scaled
+            to it and the middle cut out. "pad": the longer side was scaled to it, and black added around. With the last
+            two, `size` is square, and the filter is Pillow's bilinear one.
         scale: a stored pixel value is divided by it, which brings it into [0, 1].
-        binarization: what a pixel in [0, 1] became then: "none", itself; "threshold", 1 above a half, else 0; "dynamic"
-            and "static", 1 with the pixel as its probability, drawn afresh at each use or once.
+        binarization: what a pixel in [0, 1] then became. "none": itself. "threshold": 1 above a half, else 0. "dynamic"
+            and "static": 1 with the pixel as its probability, drawn at each use or only once.
     """
 
     size: tuple[int, int]
@@ -84,14 +84,14 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionSpec:
-    """What it costs to compute in another precision than fp32. Changes are against fp32, both in exact arithmetic.
+    """What a precision other than fp32 costs. Changes are relative to fp32, both in exact arithmetic.
 
     Attributes:
-        target: the device it is for.
+        target: the device that it is for.
         elbo_change: the mean over the held-out images of |ELBO - ELBO in fp32|, in nats per image.
         elbo_limit: what elbo_change should not exceed, in nats per image.
-        image_change: the root mean square difference of the reconstructions, of pixels in [0, 1].
-        speed_measured: whether it was compared with fp32 on its target before it was published.
+        image_change: the root mean square difference of the reconstructions, for pixels in [0, 1].
+        speed_measured: whether its speed was compared with fp32 on its target before it was published.
     """
 
     target: Literal["cpu", "cuda"]
@@ -112,19 +112,19 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole truth about a package.
+    """Everything that a package says about itself.
 
     Attributes:
         format: FORMAT.
-        name: of the model.
+        name: the model's name.
         version: a positive integer.
         model: what the graphs compute.
         preprocessing: from an image file to the encoder's input.
-        graphs: "encoder" and "decoder", and variants of the two; vaeport.package.graph_name says how they are called.
+        graphs: "encoder" and "decoder", and variants of the two, named as vaeport.package.graph_name says.
         training: a summary of the run, with its metrics; no time, host or duration.
         parity: the summary of parity.json.
-        files: every file but the manifest, sorted by path.
-        precisions: those besides fp32, by name.
+        files: every file except the manifest, sorted by path.
+        precisions: the precisions besides fp32, by name.
     """
 
     format: str
@@ -144,7 +144,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
-        """`from_value` of `parse_json`, with their errors."""
+        """Read JSON: `parse_json`, then `from_value`, with their errors."""
         return cls.from_value(parse_json(data))
 
     @classmethod
@@ -152,17 +152,17 @@ class Manifest:
         """Read a JSON value strictly.
 
         Raises:
-            ManifestFieldError: a field that is missing, unknown or of another type; the text names it.
+            ManifestFieldError: a field is missing, unknown or of the wrong type; the text names it.
         """
         manifest: Manifest = _decode(cls, value, "manifest")
         return manifest
 
 
 def parse_json(data: bytes) -> object:
-    """JSON in UTF-8, without what JSON does not have or leaves open: NaN, infinity, a key twice.
+    """Parse JSON in UTF-8 strictly: no NaN, no infinity, no key twice in an object.
 
     Raises:
-        ManifestFieldError: it is not.
+        ManifestFieldError: it is not such JSON.
     """
     try:
         return json.loads(
@@ -190,7 +190,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def show(value: object) -> str:
-    """A value for an error, without what is deep inside: repr would fail on what the JSON parser just about takes."""
+    """A value for an error message, cut at some depth: repr would fail on the deepest JSON that the parser takes."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = SHOWN_CHARACTERS
     return short.repr(value)
@@ -219,7 +219,7 @@ def _decode(expected: Any, value: Any, where: str) -> Any:
         return value
     if expected is float and type(value) is int and abs(value) < MAX_EXACT:
         return float(value)
-    if type(value) is not expected:  # exact: True is no int
+    if type(value) is not expected:  # exact: True is not an int
         raise ManifestFieldError(f"{where}: expected {expected.__name__}, got {show(value)}")
     return value
 

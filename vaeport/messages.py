@@ -1,7 +1,7 @@
 """Calls as messages, and messages as results: pure functions that any kind of client can use.
 
-A call with a large array is several requests, so the first group yields them one by one, for a model and within the
-limits that the server has told. The second group takes all the responses of a call.
+A call with a large array becomes several requests, so the first group yields them one by one, for a model and within
+the server's limits. The second group takes all the responses of a call.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Served:
         name: as the caller named it; "" is the server's default.
         version: as the caller named it; "" is the newest or pinned one.
         model: what it is now.
-        max_rows: rows in one request, at most.
+        max_rows: the most rows in one request.
     """
 
     name: str
@@ -49,25 +49,25 @@ class Served:
         return {"model": self.name, "version": self.version}
 
     def pieces(self, rows: int, most: int = REQUEST_ROWS) -> Iterator[slice]:
-        """The rows of each request, `most` of them if that is less than what the server takes."""
+        """The rows of each request: `most` of them, or fewer if the server takes no more."""
         limit = min(self.max_rows, most, REQUEST_ROWS)
         return (slice(start, min(start + limit, rows)) for start in range(0, rows, limit))
 
 
 def encode_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.EncodeRequest]:
-    """As `encode` of the client, for checked images."""
+    """Like `encode` of the client, for checked images."""
     for piece in served.pieces(len(images)):
         yield vae_pb2.EncodeRequest(**served.target(), images=to_tensor(as_pixels(images[piece])))
 
 
 def decode_requests(served: Served, latents: NDArray[np.float32]) -> Iterator[vae_pb2.DecodeRequest]:
-    """As `decode` of the client, for checked latents."""
+    """Like `decode` of the client, for checked latents."""
     for piece in served.pieces(len(latents)):
         yield vae_pb2.DecodeRequest(**served.target(), latents=to_tensor(latents[piece]))
 
 
 def sample_requests(served: Served, draw: Draw) -> Iterator[vae_pb2.SampleRequest]:
-    """As `sample` of the client."""
+    """Like `sample` of the client."""
     for piece in served.pieces(draw.count):
         yield vae_pb2.SampleRequest(
             **served.target(),
@@ -79,7 +79,7 @@ def sample_requests(served: Served, draw: Draw) -> Iterator[vae_pb2.SampleReques
 
 
 def sample_stream_request(served: Served, draw: Draw, chunk_rows: int) -> vae_pb2.SampleStreamRequest:
-    """As `sample_stream` of the client; or what is left of it."""
+    """Like `sample_stream` of the client, or the rest of one."""
     return vae_pb2.SampleStreamRequest(
         **served.target(),
         count=draw.count,
@@ -91,7 +91,7 @@ def sample_stream_request(served: Served, draw: Draw, chunk_rows: int) -> vae_pb
 
 
 def reconstruct_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.ReconstructRequest]:
-    """As `reconstruct` of the client, for checked images."""
+    """Like `reconstruct` of the client, for checked images."""
     for piece in served.pieces(len(images)):
         yield vae_pb2.ReconstructRequest(**served.target(), images=to_tensor(as_pixels(images[piece])))
 
@@ -99,7 +99,7 @@ def reconstruct_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.Rec
 def score_requests(
     served: Served, images: Pixels, importance_samples: int, seed: int | None, first_row: int
 ) -> Iterator[vae_pb2.ScoreRequest]:
-    """As `score` of the client, for checked images; raises InvalidInputError."""
+    """Like `score` of the client, for checked images; raises InvalidInputError."""
     sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(images))
     for piece in served.pieces(len(images), sampling.images_at_once(served.model.latent_dim)):
         yield vae_pb2.ScoreRequest(
@@ -130,7 +130,7 @@ def info_of(response: vae_pb2.InfoResponse) -> ServerInfo:
 
 
 def served_of(info: ServerInfo, name: str, version: str) -> Served | None:
-    """The model that a name and version mean there; None if a name is needed."""
+    """The model that a name and version mean on that server; None if a name is needed."""
     wanted = name or info.default_model
     model = next((model for model in info.models if model.name == wanted), None)
     return None if model is None else Served(name, version, model, info.max_request_rows)

@@ -39,17 +39,17 @@ def load(
 
     Args:
         path: a package, `models/<name>/<version>`, or `models/<name>` for its default version, the newest
-            or the one that is pinned.
+            or the pinned one.
         device: "cpu", "cuda", or "auto" for CUDA where it can compute.
         threads: CPU threads of one call; 0 means all the cores this process may use.
         precision: "fp32", or another that the package has: "fp16" is for CUDA, "int8" for the CPU.
         self_test: replay the package's golden vectors first, to see that this machine computes what was proven.
 
     Raises:
-        InvalidInputError: a negative number of threads, or a precision that the package has not.
+        InvalidInputError: a negative number of threads, or a precision that the package does not have.
         PackageError: the folder breaks a rule of the format.
         DeviceError: ONNX Runtime is not installed, or the device cannot compute.
-        SelfTestError: with `self_test`, an output is further off than its limit, or the package has no golden vectors.
+        SelfTestError: with `self_test`, an output exceeds its limit, or the package has no golden vectors.
     """
     if threads < 0:
         raise InvalidInputError.of("threads", expected="0 or more", got=threads)
@@ -96,7 +96,7 @@ class Model:
                 them, of which a chunk is in memory at a time.
 
         Raises:
-            InvalidInputError: another shape or dtype, values outside the range, or a picture that cannot be prepared.
+            InvalidInputError: a wrong shape or dtype, values outside the range, or a picture that cannot be prepared.
             OSError: a file cannot be opened.
         """
         if isinstance(images, Iterator):
@@ -104,14 +104,14 @@ class Model:
         return self._encode(read_images(images, self._info))
 
     def encode_stream(self, images: Iterable[Images], *, chunk_rows: int = CHUNK_ROWS) -> Iterator[Encoding]:
-        """The posteriors of images without end, in order, a chunk at a time.
+        """The posteriors of a stream of images, in order, a chunk at a time.
 
         Args:
             images: each of them one image or several, as `encode` takes them.
             chunk_rows: images in a chunk, at least 1.
 
         Raises:
-            InvalidInputError, OSError: as `encode`, for the chunk that has it, after those before it.
+            InvalidInputError, OSError: as in `encode`, for the chunk that causes it, after the chunks before it.
         """
         return self._encode_stream(images, check_chunk_rows(chunk_rows))
 
@@ -122,7 +122,7 @@ class Model:
             latents: float [N, latent_dim] or one latent.
 
         Raises:
-            InvalidInputError: another shape or dtype, or a value that is not finite.
+            InvalidInputError: a wrong shape or dtype, or a value that is not finite.
         """
         return self._decode(as_latents(latents, self.latent_dim))
 
@@ -159,7 +159,7 @@ class Model:
             seed: as in `sample`.
             temperature: as in `sample`.
             first_row: as in `sample`.
-            chunk_rows: images in a chunk, at most.
+            chunk_rows: the most images in a chunk.
 
         Raises:
             InvalidInputError: a number outside its range.
@@ -169,23 +169,23 @@ class Model:
     def reconstruct(self, images: Images) -> NDArray[np.float32]:
         """decode(encode(images).mean): float32 [N, C, H, W] in [0, 1].
 
-        Takes and raises what `encode` does, but for iterators.
+        Takes and raises what `encode` does, except that it takes no iterator.
         """
         return self._decode(self._encode(read_images(images, self._info)).mean)
 
     def interpolate(self, a: Images, b: Images, steps: int, *, spherical: bool = False) -> NDArray[np.float32]:
-        """The images on the way from one to another: float32 [steps, C, H, W] in [0, 1].
+        """The images on the way from `a` to `b`: float32 [steps, C, H, W] in [0, 1].
 
         The first and the last are the reconstructions of `a` and `b`.
 
         Args:
             a: an image, as `encode` takes it, or a latent [latent_dim], which is an array of one axis.
-            b: another.
+            b: likewise.
             steps: images in all, at least 2, at equal distances between the two latents.
             spherical: along a great circle rather than straight.
 
         Raises:
-            InvalidInputError: what `encode` and `decode` raise, several images, or less than two steps.
+            InvalidInputError: what `encode` and `decode` raise, several images, or fewer than two steps.
         """
         steps = check_steps(steps)
         start, end = self._latent_of("a", a), self._latent_of("b", b)
@@ -225,7 +225,7 @@ class Model:
         for start in range(0, len(draws.latents), RUN_ROWS):
             parameters = self._graphs["decoder"](draws.latents[start : start + RUN_ROWS])[1]
             densities = scoring.log_densities(self._scoring, images, start, draws.samples, parameters)
-            del parameters  # before the next run makes others
+            del parameters  # freed before the next run makes others
             yield densities
 
     def _encode(self, images: Pixels) -> Encoding:
@@ -266,7 +266,7 @@ class Model:
 
 
 def model_info(package: Package, device: Device) -> ModelInfo:
-    """A package that computes on `device`, as `info()` shows it."""
+    """What `info()` says of a package that computes on `device`."""
     manifest = package.manifest
     return ModelInfo(
         name=manifest.name,

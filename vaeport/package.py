@@ -134,10 +134,10 @@ class Package:
 
 
 def open_package(path: str | os.PathLike[str]) -> Package:
-    """Check the package in folder `path` by every rule but those of the graphs.
+    """Check the package in folder `path` by every rule except those of the graphs.
 
     Raises:
-        PackageError: the subclass of the first rule that is broken; itself if the folder cannot be read.
+        PackageError: the subclass of the first broken rule, or PackageError itself if the folder cannot be read.
     """
     try:
         return _open(Path(path))
@@ -163,20 +163,20 @@ def graph_name(role: str, precision: str = FP32, *, uint8: bool = False) -> str:
     """The name of a graph in the manifest: "encoder", "encoder.uint8", "decoder.fp16", "decoder.fp16.uint8", ...
 
     Args:
-        role: of ROLES.
-        precision: of PRECISIONS, inside the graph.
+        role: one of ROLES.
+        precision: one of PRECISIONS, inside the graph.
         uint8: whether images enter or leave it as bytes.
     """
     return ".".join([role, *([] if precision == FP32 else [precision]), *(["uint8"] if uint8 else [])])
 
 
 def role_of(name: str) -> str:
-    """ "encoder" or "decoder", of a graph's name."""
+    """The role of a graph by its name: "encoder" or "decoder"."""
     return name.partition(".")[0]
 
 
 def precision_of(name: str) -> str:
-    """Of PRECISIONS, of a graph's name."""
+    """The precision of a graph by its name, one of PRECISIONS."""
     return next((part for part in name.split(".") if part in PRECISIONS), FP32)
 
 
@@ -252,7 +252,7 @@ def _parse_manifest(folder: Path, data: bytes) -> Manifest:
 
 
 def _check_format(folder: Path, value: object) -> None:
-    """Before the rest, so that a package of another format is told apart from a broken one."""
+    """Check the format first, so that a package of another format is told apart from a broken one."""
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
         newer = isinstance(found, str) and NEWER_FORMAT.fullmatch(found)
@@ -301,7 +301,7 @@ def _check_values(manifest: Manifest) -> None:
 
 
 def _check_figures(manifest: Manifest) -> None:
-    """What scores are compared with (vaeport.scoring)."""
+    """Check the figures that scores are compared with (vaeport.scoring)."""
     evaluation = _object_or_null(manifest.training.get("evaluation"), "manifest.training.evaluation")
     where = "manifest.training.evaluation.elbo_quantiles"
     for level, elbo in _object_or_null(evaluation.get("elbo_quantiles"), where).items():
@@ -312,7 +312,7 @@ def _check_figures(manifest: Manifest) -> None:
 
 
 def _check_network(manifest: Manifest) -> None:
-    """The layers that a verifier builds to hold the checkpoint against."""
+    """Check the layers that a verifier builds to compare the checkpoint with."""
     where = "manifest.training.network"
     layers = _object_or_null(manifest.training.get("network"), where).get("hidden_dims", [])
     if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
@@ -329,7 +329,7 @@ def _object_or_null(value: object, where: str) -> dict[str, Any]:
 
 
 def _check_graph_names(manifest: Manifest) -> None:
-    """Each precision has both roles; with uint8 edges it has both or neither."""
+    """Check that each precision has both roles, and both or neither with uint8 edges."""
     if unknown := sorted(manifest.precisions.keys() - set(PRECISIONS[1:])):
         raise ManifestFieldError(f"manifest.precisions: expected {', '.join(PRECISIONS[1:])}, got {', '.join(unknown)}")
     expected: list[str] = []
@@ -342,8 +342,8 @@ def _check_graph_names(manifest: Manifest) -> None:
 
 
 def _check_place(folder: Path, manifest: Manifest) -> None:
-    """A folder with the name of a version says what is in it; one with another name says nothing."""
-    place = Path(os.path.normpath(folder.absolute()))  # a link is what it is called, not what it leads to
+    """Check that a folder named as a version holds that version; a folder with another name may hold any."""
+    place = Path(os.path.normpath(folder.absolute()))  # for a link its own name counts, not its target's
     found = (place.parent.name, place.name)
     if VERSION.fullmatch(place.name) and found != (manifest.name, str(manifest.version)):
         raise MisplacedPackageError(
@@ -361,8 +361,8 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_spelling(folder: Path, manifest: Manifest) -> None:
-    """Where case does not count (Windows, macOS), or Unicode is normalised, every file and folder stays itself."""
-    spellings: dict[str, Any] = {}  # of a folder's entries: how each is spelled, and the entries in it
+    """Check that no two paths become one where case does not count (Windows, macOS) or Unicode is normalised."""
+    spellings: dict[str, Any] = {}  # for each entry of a folder: its spelling, and the entries in it
     for entry in manifest.files:
         inside = spellings
         for part in entry.path.split("/"):

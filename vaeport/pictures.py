@@ -15,7 +15,7 @@ from vaeport.errors import InvalidInputError
 if TYPE_CHECKING:
     from PIL import Image
 
-MIN_TILE_PIXELS = 64  # smaller images are enlarged, or nobody would see anything
+MIN_TILE_PIXELS = 64  # smaller images are enlarged to be visible
 GAP_PIXELS = 2
 FONT_PIXELS, LABEL_GAP_PIXELS = 12, 4
 
@@ -33,10 +33,10 @@ def save_grid(
         images: float32 [N, C, H, W] in [0, 1], with 1 or 3 channels.
         path: for example grid.png.
         columns: images in a row; None makes the grid about square.
-        row_names, column_names: what stands left of each row and above each column, if anything.
+        row_names, column_names: labels left of each row and above each column, if any.
 
     Raises:
-        InvalidInputError: neither 1 nor 3 channels, or a suffix that Pillow does not write.
+        InvalidInputError: the images have neither 1 nor 3 channels, or Pillow does not write the suffix.
         OSError: the file cannot be written.
     """
     count, channels, height, width = images.shape
@@ -83,12 +83,12 @@ def grid(images: NDArray[np.float32], columns: int, tile: tuple[int, int]) -> "I
 def labelled(
     picture: "Image.Image", tile: tuple[int, int], row_names: Sequence[str], column_names: Sequence[str] = ()
 ) -> "Image.Image":
-    """A `grid` with a name left of each row and above each column, as far as there are names.
+    """A `grid` with labels left of its rows and above its columns, as far as there are labels.
 
     Args:
         picture: the grid.
-        tile: as it was made with.
-        row_names, column_names: from the top, from the left.
+        tile: the tile that it was made with.
+        row_names, column_names: from the top, and from the left.
     """
     from PIL import Image, ImageDraw, ImageFont
 

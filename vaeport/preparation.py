@@ -1,7 +1,7 @@
 """From a picture to an input of the encoder: what training did to an image file, as the manifest says.
 
 docs/package-format.md, section Preprocessing, has the steps; training/data/prepare.py takes them in training, and a
-test holds both to the same numbers. Loads Pillow when it is called.
+test checks that both give the same numbers. Loads Pillow when it is called.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ BYTE_SCALE = 255.0  # uint8 means value / 255 everywhere else
 MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 DEEP_RAW_MODE = re.compile(r";16[BLN]$")  # Pillow's names of channels of 16 bits in a file
-CAMERA_FORMAT = "MPO"  # a JPEG with previews or depth maps behind it; the first is the picture
+CAMERA_FORMAT = "MPO"  # a JPEG followed by previews or depth maps; the first image is the picture
 CROPS, BINARIZATIONS = ("none", "center", "pad"), ("none", "threshold", "dynamic", "static")
 
 
@@ -31,7 +31,7 @@ def prepare_file(path: str | os.PathLike[str], how: Preprocessing) -> NDArray[np
     """`prepare` of a picture in a file.
 
     Raises:
-        InvalidInputError: it is no picture that can be read, or what `prepare` raises.
+        InvalidInputError: it is not a readable picture, or what `prepare` raises.
         OSError: the file cannot be opened.
     """
     from PIL import Image
@@ -46,10 +46,10 @@ def prepare(image: "Image.Image", how: Preprocessing, name: str = "images") -> N
     Args:
         image: a Pillow image of 8 bits per channel.
         how: what training did.
-        name: what errors call it.
+        name: its name in errors.
 
     Raises:
-        InvalidInputError: more bits, several pictures, or another size than that of all images in training.
+        InvalidInputError: it has more bits, several pictures, or another size than all images in training had.
     """
     _check_known(how)
     _check_picture(image, name)
@@ -75,7 +75,7 @@ def _pixels(image: "Image.Image", how: Preprocessing, name: str) -> NDArray[np.u
 
 
 def _fit(image: "Image.Image", size: int, *, crop: str) -> "Image.Image":
-    """Size x size pixels: of the middle for "center", of the whole between black bars for "pad"."""
+    """Size x size pixels: the middle for "center", the whole between black bars for "pad"."""
     from PIL import Image
 
     decisive = min(image.size) if crop == "center" else max(image.size)
@@ -90,7 +90,7 @@ def _fit(image: "Image.Image", size: int, *, crop: str) -> "Image.Image":
 
 
 def _check_known(how: Preprocessing) -> None:
-    """A later server may say what this version does not know."""
+    """Check that this version knows the preprocessing: a later server may describe one that it does not know."""
     if how.crop not in CROPS or how.binarization not in BINARIZATIONS or how.channels not in MODES:
         raise InvalidInputError(f"images: this version does not know how to prepare a picture for this model: {how}")
 
@@ -104,7 +104,7 @@ def _check_picture(image: "Image.Image", name: str) -> None:
 
 
 def _is_deep(image: "Image.Image") -> bool:
-    """Channels of 16 bits in the file, of which Pillow drops half without a word."""
+    """Whether channels have 16 bits in the file, of which Pillow silently drops half."""
     for tile in getattr(image, "tile", ()):
         raw_mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         if DEEP_RAW_MODE.search(str(raw_mode)) or (tile.codec_name == "ppm" and int(rest[0]) > BYTE_SCALE):
@@ -114,7 +114,7 @@ def _is_deep(image: "Image.Image") -> bool:
 
 @contextlib.contextmanager
 def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever goes wrong with a file meanwhile names it; damaged data make Pillow's readers raise nearly anything."""
+    """Turn any error into one that names the file: damaged data make Pillow's readers raise nearly anything."""
     try:
         yield
     except InvalidInputError:

@@ -1,8 +1,8 @@
-"""Draws from the prior that depend on (seed, row) alone.
+"""Draws from the prior that depend only on (seed, row).
 
-Row r of a seed is made of its own counters of numpy's Philox4x64-10 generator (Salmon et al., "Parallel random numbers:
-as easy as 1, 2, 3", SC 2011), keyed by the seed, turned into normals by the Box-Muller transform, which takes a fixed
-number of bits and rejects none. So a row is the same in whatever batch, piece, process or client it is drawn.
+Row r of a seed uses its own counters of numpy's Philox4x64-10 generator (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011), keyed by the seed. The Box-Muller transform, which takes a fixed number of bits and rejects
+none, turns them into normals. So a row is the same in every batch, piece, process or client.
 docs/sampling.md states the recipe for other languages, with test vectors.
 """
 
@@ -43,7 +43,7 @@ class Draw:
         """Check the numbers; a seed of None is drawn.
 
         Raises:
-            InvalidInputError: a number outside its range, or none.
+            InvalidInputError: a number is outside its range, or is not a number.
         """
         seed = secrets.randbelow(SEED_LIMIT) if seed is None else as_integer("seed", seed)
         count, first_row = as_integer("count", count), as_integer("first_row", first_row)
@@ -98,10 +98,10 @@ def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
 
 
 def as_integer(field: str, value: int) -> int:
-    """Python's own integer for any kind of one, numpy's included.
+    """A Python integer from any kind of integer, numpy's included.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not an integer.
     """
     try:
         return operator.index(value)

@@ -31,7 +31,7 @@ class Encoding:
 
         Args:
             seed: 0 <= seed < 2^64; None draws one.
-            first_row: the row of the first image, for one who encodes a large set in pieces.
+            first_row: the row of the first image, for encoding a large set in pieces.
 
         Raises:
             InvalidInputError: a number outside its range.
@@ -52,11 +52,11 @@ class Scores:
         elbo: float32 [rows], -(reconstruction + kl), a lower bound on log p(x).
         log_likelihood: float32 [rows], the importance-weighted bound on log p(x), at least as tight in expectation.
         percentile: float32 [rows], 0 to 100: the share of the held-out images that the model explains less well; NaN
-            for an image that does not compare with them, since it is grey and the model was trained on binary pixels;
-            None where the package keeps no figures.
-        setting: what the numbers are about, since they do not compare: "binary" pixels, "grey" ones in at least one of
-            the images, or "gaussian".
-        seed: of the draws.
+            for an image that cannot be compared with them, because it is grey and the model was trained on binary
+            pixels; None if the package keeps no figures.
+        setting: the kind of data, across which numbers cannot be compared: "binary" pixels, "grey" ones in at least one
+            of the images, or "gaussian".
+        seed: the seed of the draws.
         version: the version of the package that answered.
     """
 
@@ -72,7 +72,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model that can be asked.
+    """One model on offer.
 
     Attributes:
         name: its name.
@@ -101,9 +101,9 @@ class ServerInfo:
 
     Attributes:
         models: by name, then by version.
-        max_request_rows: rows in one request, at most; longer arrays are sent in pieces.
+        max_request_rows: the most rows in one request; longer arrays are sent in pieces.
         server_version: the version of the software that computes.
-        default_model: the name of the model that is asked when none is named; "" if there is none.
+        default_model: the model for requests that name none; "" if there is none.
     """
 
     models: tuple[ModelInfo, ...]

@@ -1,23 +1,23 @@
-"""Which failure of a call is tried again, and when. Pure: a client asks, sleeps and calls; nothing here does.
+"""Which failed calls are retried, and when. Pure: the client asks this module, sleeps and calls.
 
 Every call of the service is idempotent: the same request gives the same answer, samples too, since the client draws the
-seed before the first attempt. So whatever became of an attempt, another one does no harm. Tried again are
+seed before the first attempt. So another attempt does no harm, whatever became of the last one. These are retried:
 
 * UnavailableError: the connection was refused or lost, or the server is starting, stopping or draining, whether it
   said so or cut the call;
-* OverloadedError with a hint (`retry_after`), not before the time it names. Without one it is no queue that is full,
-  but a message that is too large, and stays so.
+* OverloadedError with a hint (`retry_after`), not before the time it names. Without a hint it is not a full queue but a
+  message that is too large, and stays so.
 
-An attempt after UnavailableError waits for a connection (gRPC's `wait_for_ready`), or it would fail at once, for as
-long as the channel pauses between its own attempts to connect. How long it waits depends on whether any server has
-answered this client before. If so, the address is right, and it waits until shortly before the deadline: a restart that
-is shorter fails no call. If not, the address may be wrong, and it waits for `connect_timeout`. Then one last attempt
-that does not wait says what is the matter, which a deadline that passes would not.
+An attempt after UnavailableError waits for a connection (gRPC's `wait_for_ready`); otherwise it would fail at once
+while the channel pauses between its own attempts to connect. How long it waits depends on whether any server has
+answered this client before. If so, the address is right, and it waits until shortly before the deadline: a shorter
+restart fails no call. If not, the address may be wrong, and it waits for `connect_timeout`. Then one last attempt that
+does not wait gives an error that says what is wrong, which a passing deadline would not.
 
-Four things bound it: the deadline of the call, which all attempts share; `retries` per call; full jitter under an
-exponential cap, so that callers who failed together do not come back together; and a budget per client, so that an
+Four things limit retries: the deadline of the call, which all attempts share; `retries` per call; full jitter under an
+exponential cap, so that calls that failed together are not retried together; and a budget per client, so that an
 outage is not multiplied: a retry takes a token, a success gives a tenth of one back, and without tokens there is no
-retry. It holds enough for every call of a busy connection that is lost, several times over.
+retry. The budget is enough for every call of a busy connection that is lost, several times over.
 """
 
 import random
@@ -30,19 +30,19 @@ DEFAULT_RETRIES = 4
 DEFAULT_CONNECT_TIMEOUT_SECONDS = 5.0
 FIRST_DELAY_SECONDS = 0.05  # the cap of the first delay; it doubles with each attempt
 MAX_DELAY_SECONDS = 1.0
-LAST_WORD_SECONDS = 0.5  # kept for the last attempt, but at most a tenth of the time
+LAST_WORD_SECONDS = 0.5  # reserved for the last attempt, but at most a tenth of the time
 BUDGET_TOKENS = 1000.0
 TOKENS_PER_SUCCESS = 0.1
 
 
 class Retries:
-    """What the calls of one client share. Safe to use from several threads.
+    """The retries of one client's calls. Safe to use from several threads.
 
     Args:
-        retries: attempts after the first one, at most; 0 switches them off.
+        retries: the most attempts after the first one; 0 switches them off.
         connect_timeout: seconds that a call waits for the first connection, but at most half of its own timeout.
-        clock: seconds, monotonic.
-        uniform: a random number between two others.
+        clock: monotonic seconds.
+        uniform: draws a random number between two others.
 
     Raises:
         InvalidInputError: a number outside its range.
@@ -62,7 +62,7 @@ class Retries:
         self.connect_timeout = connect_timeout
         self.clock = clock
         self.uniform = uniform
-        self.answered = False  # by any server, ever
+        self.answered = False  # whether any server has ever answered
         self._tokens = BUDGET_TOKENS
 
     def begin(self, timeout: float) -> "Attempts":
@@ -70,14 +70,14 @@ class Retries:
         return Attempts(self, timeout)
 
     def take_token(self) -> bool:
-        """Pay for a retry, if there is something left. Two threads that race here cost a token, which does no harm."""
+        """Take a token for a retry, if one is left. Two racing threads may lose one, which does no harm."""
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
 
     def succeeded(self) -> None:
-        """A call has its answer."""
+        """Note that a call was answered."""
         self.answered = True
         if self._tokens < BUDGET_TOKENS:
             self._tokens = min(BUDGET_TOKENS, self._tokens + TOKENS_PER_SUCCESS)
@@ -86,7 +86,7 @@ class Retries:
 class Attempts:
     """The attempts of one call, made with `Retries.begin`.
 
-    Each is made with `timeout()` and `wait_for_ready`; after each that failed, `delay_after` says what to do.
+    Each is made with `timeout()` and `wait_for_ready`; after a failure, `delay_after` says what to do.
     """
 
     __slots__ = ("_before", "_began", "_deadline", "_last", "_made", "_shared", "_waits", "wait_for_ready")
@@ -108,7 +108,7 @@ class Attempts:
         return max(0.0, self._end() - now)
 
     def excuse(self, seconds: float) -> None:
-        """Do not count a time in which nobody looked at what had become of the attempt."""
+        """Do not count seconds in which the attempt's outcome was there but not read."""
         self._began += seconds
         self._deadline += seconds
 
@@ -139,7 +139,7 @@ class Attempts:
         return self._shared.uniform(0.0, cap)
 
     def _end(self) -> float:
-        """When the next attempt must be over, or for one that waits, when the last one must begin."""
+        """When the next attempt must end; if it waits, when the last attempt must begin."""
         if not self.wait_for_ready:
             return self._deadline
         total = self._deadline - self._began

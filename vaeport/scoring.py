@@ -7,8 +7,8 @@
     log_likelihood = log 1/k sum_j p(x|z_j) p(z_j) / q(z_j|x)
 
 (Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", arXiv 1509.00519, equation 8.) epsilon of image i
-and draw j is row (first_row + i) k + j of the seed's normals, so that a score does not depend on how the images came.
-All is in double precision but p(x|z), whose z is rounded to float32 on its way into the decoder.
+and draw j is row (first_row + i) k + j of the seed's normals, so that a score does not depend on how the images are
+batched. Everything is in double precision except p(x|z), whose z is rounded to float32 for the decoder.
 """
 
 import math
@@ -25,7 +25,7 @@ from vaeport.results import Scores
 
 MAX_LATENTS = 1 << 16  # of a request: images times draws
 MAX_NORMALS = 1 << 22  # of a request: images times draws times latent_dim; 144 MiB while they are drawn
-PIECE_PIXELS = 1 << 22  # whose densities are computed at once, in at most 144 MiB
+PIECE_PIXELS = 1 << 22  # pixels whose densities are computed at once, in at most 144 MiB
 PERCENT = 100.0
 
 Doubles = NDArray[np.float64]
@@ -33,13 +33,13 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ScoringSpec:
-    """What the scores of a model are made of.
+    """What a model's scores depend on.
 
     Attributes:
         likelihood, sigma: p(x|z); see ModelSpec.
-        binarization: of the pixels that it was trained on; see Preprocessing.
-        elbo_quantiles: of the held-out images, in nats, by level ("min", "0.01", ..., "max"); None without any.
-        version: of the package.
+        binarization: how the training pixels were binarised; see Preprocessing.
+        elbo_quantiles: ELBOs of the held-out images, in nats, by level ("min", "0.01", ..., "max"); None without any.
+        version: the package's version.
     """
 
     likelihood: str
@@ -50,7 +50,7 @@ class ScoringSpec:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ScoringSpec":
-        """That of a package."""
+        """The spec of a package."""
         evaluation = manifest.training.get("evaluation") or {}
         return cls(
             manifest.model.likelihood,
@@ -77,10 +77,10 @@ class Sampling:
 
     @classmethod
     def of(cls, importance_samples: int, seed: int | None, first_row: int, images: int) -> "Sampling":
-        """Check the numbers, for so many images; a seed of None is drawn.
+        """Check the numbers for `images` images; a seed of None is drawn.
 
         Raises:
-            InvalidInputError: a number outside its range, or none.
+            InvalidInputError: a number is outside its range, or is not a number.
         """
         samples, first = as_integer("importance_samples", importance_samples), as_integer("first_row", first_row)
         if not 1 <= samples <= MAX_LATENTS:
@@ -92,14 +92,14 @@ class Sampling:
         return cls(samples, Draw.of(images * samples, seed, first * samples).seed, first)
 
     def starting(self, image: int) -> "Sampling":
-        """That of the images from this one on."""
+        """The sampling of the images from `image` on."""
         return replace(self, first_row=self.first_row + image)
 
     def images_at_once(self, latent_dim: int) -> int:
         """How many images one request may have, at least 1.
 
         Raises:
-            InvalidInputError: not even one.
+            InvalidInputError: not even one image fits.
         """
         most = max_latents(latent_dim)
         if self.samples > most:
@@ -108,7 +108,7 @@ class Sampling:
         return most // self.samples
 
     def check_request(self, images: int, latent_dim: int) -> None:
-        """Raise InvalidInputError if these are too many for one request."""
+        """Raise InvalidInputError if `images` images are too many for one request."""
         if images > self.images_at_once(latent_dim):
             expected = f"at most {max_latents(latent_dim)} for all {images} images together"
             raise InvalidInputError.of("importance_samples", expected=expected, got=f"{self.samples} for each")
@@ -125,7 +125,7 @@ class Draws:
 
     Attributes:
         samples: k.
-        seed: of the normals.
+        seed: the seed of the normals.
         latents: float32 [images * k, latent_dim], the draws of an image one after the other.
         log_ratio: log p(z) - log q(z|x), [images * k].
         kl: [images].
@@ -143,7 +143,7 @@ def draw(mean: NDArray[np.float32], log_var: NDArray[np.float32], sampling: Samp
 
     Args:
         mean, log_var: [images, latent_dim].
-        sampling: of these images.
+        sampling: the sampling of these images.
     """
     images, latent_dim = mean.shape
     samples = sampling.samples
@@ -151,7 +151,7 @@ def draw(mean: NDArray[np.float32], log_var: NDArray[np.float32], sampling: Samp
     epsilon = rows.latents(latent_dim).reshape(images, samples, latent_dim).astype(np.float64)
     center, log_variance = mean.astype(np.float64), log_var.astype(np.float64)
     z = center[:, None] + np.exp(0.5 * log_variance)[:, None] * epsilon
-    # By epsilon: from a z that was rounded, no posterior that is narrower than its last digit could be told.
+    # From epsilon, not from the rounded z: a posterior narrower than z's last digit would be lost.
     log_q = -0.5 * (epsilon**2 + log_variance[:, None]).sum(2)
     log_p = -0.5 * (z**2).sum(2)
     kl = kl_divergence(center, log_variance)
@@ -174,9 +174,9 @@ def log_densities(
     """log p(x|z) in nats of some rows of `Draws.latents`, a few at a time, which bounds the memory.
 
     Args:
-        spec: of the model.
+        spec: the model's spec.
         images: float32 [images, C, H, W] in [0, 1], all of them.
-        first: of these rows of latents.
+        first: the index of the first of these rows.
         samples: k.
         parameters: the decoder's logits or means for these rows, [rows, C, H, W].
     """
@@ -203,13 +203,13 @@ def log_density(
 
 
 def scores(spec: ScoringSpec, images: NDArray[np.float32], draws: Draws, densities: Iterable[Doubles]) -> Scores:
-    """Put together what has been computed.
+    """Put the scores together.
 
     Args:
-        spec: of the model.
+        spec: the model's spec.
         images: float32 [images, C, H, W] in [0, 1].
         draws: their latents.
-        densities: log p(x|z) of these, in pieces, in order.
+        densities: log p(x|z) of these latents, in pieces, in order.
     """
     log_p = np.concatenate(list(densities)).reshape(-1, draws.samples)
     log_weights = log_p + draws.log_ratio.reshape(log_p.shape)
@@ -232,7 +232,7 @@ def scores(spec: ScoringSpec, images: NDArray[np.float32], draws: Draws, densiti
 
 
 def join(parts: Sequence[Scores]) -> Scores:
-    """Scores of the pieces of a large array, in order, as those of the whole; grey if one of them is."""
+    """Join the scores of the pieces of a large array, in order; the whole is grey if one piece is."""
     if len(parts) == 1:
         return parts[0]
     percentile = [part.percentile for part in parts if part.percentile is not None]
@@ -249,7 +249,7 @@ def join(parts: Sequence[Scores]) -> Scores:
 
 
 def are_grey(spec: ScoringSpec, images: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which images have a pixel that is neither 0 nor 1, [images]; none under a Gaussian, where that means nothing."""
+    """Which images have a pixel that is neither 0 nor 1, [images]; none under a Gaussian, where it does not matter."""
     if spec.likelihood == "gaussian":
         return np.zeros(len(images), np.bool_)
     return np.asarray(~((images == 0.0) | (images == 1.0)).all((1, 2, 3)))
@@ -258,8 +258,8 @@ def are_grey(spec: ScoringSpec, images: NDArray[np.float32]) -> NDArray[np.bool_
 def percentiles(spec: ScoringSpec, elbo: Doubles, grey: NDArray[np.bool_]) -> NDArray[np.float32] | None:
     """The share of the held-out images whose ELBO is lower, in percent, float32 [images]: near 0 is an anomaly.
 
-    Interpolated between the quantiles that the package keeps; None where it keeps none. NaN for an image that is grey
-    where the model was trained on binary pixels: the ELBOs do not compare.
+    Interpolated between the quantiles that the package keeps; None if it keeps none. NaN for a grey image if the model
+    was trained on binary pixels: their ELBOs cannot be compared.
     """
     kept = spec.elbo_quantiles
     if not kept:

@@ -35,10 +35,10 @@ def signature_path(package: Path) -> Path:
 
 
 def check_signature(package: Package, public_key: Path) -> None:
-    """See that the holder of a key signed this very package.
+    """Check that the holder of a key signed exactly this package.
 
-    Two things together: the statement has the digests that the opened package has, its manifest's among them, so that
-    everything loaded afterwards is held to what was signed, whoever changes files meanwhile; and the statement is
+    Two things are checked: the statement has the digests of the opened package, its manifest's among them, so that
+    everything loaded afterwards is compared with what was signed, even if files change meanwhile; and the statement is
     signed by the key, and true of the folder as it is now.
 
     Args:
@@ -46,7 +46,7 @@ def check_signature(package: Package, public_key: Path) -> None:
         public_key: a file with the key: KEY_KIND.
 
     Raises:
-        SignatureError: there is no signature, it is not by that key, or a file is missing, extra or another one.
+        SignatureError: there is no signature, it is not by that key, or a file is missing, extra or different.
     """
     model_signing, path = import_model_signing(), signature_path(package.path)
     data = _read(path, public_key)
@@ -54,27 +54,27 @@ def check_signature(package: Package, public_key: Path) -> None:
     verifier = model_signing.verifying.Config().set_hashing_config(hash_every_file())
     try:
         verifier.use_elliptic_key_verifier(public_key=public_key)
-    except Exception as error:  # of cryptography, or of another kind of key that lacks what a curve has
+    except Exception as error:  # an error of cryptography, or another kind of key, without a curve
         raise SignatureError(f"{public_key}: expected a public {KEY_KIND}: {one_line(error)}") from error
     try:
-        # The library warns with print; standard output is for what a command answers.
+        # The library warns with print, but standard output is for a command's answer.
         with _copy(data) as copy, contextlib.redirect_stdout(sys.stderr):
             verifier.verify(package.path.resolve(), copy)  # it refuses links, even one that leads here
-    except Exception as error:  # whatever it trips over: what cannot be checked is not signed
+    except Exception as error:  # any error: what cannot be checked counts as not signed
         why = f"{path}: expected a signature of {package.path} by {public_key}: {one_line(error)}"
         raise SignatureError(why) from error
 
 
 def check_statement(package: Package, path: Path, signature: bytes) -> None:
-    """See that what a signature states is what an opened package holds. Who signed it, this does not say.
+    """Check that a signature's statement matches an opened package. This does not check who signed it.
 
     Args:
         package: an opened package.
-        path: of the signature, for the error.
+        path: the path of the signature, for the error.
         signature: its bytes.
 
     Raises:
-        SignatureError: these bytes are no signature, or state other files or digests; the text names the files.
+        SignatureError: these bytes are not a signature, or state other files or digests; the text names the files.
     """
     try:
         signed = _signed_digests(signature)
@@ -119,7 +119,7 @@ def import_model_signing() -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of a library says, in a line that can be read."""
+    """The text of a library's error, as one readable line."""
     return textwrap.shorten(str(error) or type(error).__name__, 400)
 
 
@@ -136,7 +136,7 @@ def _read(path: Path, public_key: Path) -> bytes:
 
 @contextlib.contextmanager
 def _copy(data: bytes) -> "Iterator[Path]":
-    """A file of our own with these bytes: the one beside the package may change while we look at it."""
+    """A private file with these bytes: the one beside the package may change while it is read."""
     with tempfile.NamedTemporaryFile(suffix=".sig") as file:
         file.write(data)
         file.flush()

@@ -24,7 +24,7 @@ ERROR_OF: dict[grpc.StatusCode, type[VaeportError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
-    grpc.StatusCode.CANCELLED: UnavailableError,  # not by the caller: by a server that stops
+    grpc.StatusCode.CANCELLED: UnavailableError,  # by a server that stops, not by the caller
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.INTERNAL: InternalError,
@@ -36,8 +36,8 @@ def error_of(error: grpc.RpcError, address: str, request_id: str = "") -> Vaepor
 
     Args:
         error: a call that failed, as gRPC raises it.
-        address: whom it asked.
-        request_id: the name that the call was given; the one that the server says it has given goes before.
+        address: the server that was asked.
+        request_id: the id that the call was given; an id that the server reports takes precedence.
     """
     call = cast("grpc.Call", error)  # a finished call raises itself
     code, text = call.code(), call.details() or ""
@@ -58,6 +58,6 @@ def _error(code: grpc.StatusCode, text: str, address: str, metadata: dict[str, A
 
 
 def _pushback_seconds(metadata: dict[str, Any]) -> float | None:
-    """The server's hint; none, or one that is no number of milliseconds, means not to come back (gRFC A6)."""
+    """The server's hint; without one, or if it is not a number of milliseconds, the call is not retried (gRFC A6)."""
     hint = metadata.get(PUSHBACK_KEY, "")
     return int(hint) / 1000 if isinstance(hint, str) and hint.isascii() and hint.isdigit() else None

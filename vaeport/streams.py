@@ -23,13 +23,13 @@ from vaeport.retries import Attempts
 class SampleChunks:
     """The chunks of one `sample_stream`, for one reader.
 
-    The timeout is that of a chunk: of one that the reader waits for. A call of the stream ends with it, too, and is
-    taken up again, so that a reader who is slow, or a stream that is long, is no failure.
+    The timeout is the time that the reader waits for one chunk. A call of the stream ends with it, too, and is resumed,
+    so that a slow reader or a long stream is not a failure.
 
     Args:
-        calls: of the client.
+        calls: the client's calls.
         draw: what is to come.
-        chunk_rows: images in a chunk, at most.
+        chunk_rows: the most images in a chunk.
     """
 
     def __init__(self, calls: Calls, draw: Draw, chunk_rows: int) -> None:
@@ -37,7 +37,7 @@ class SampleChunks:
         self._left: Draw | None = draw
         self._chunk_rows = chunk_rows
         self._version = ""
-        self._ask: Ask | None = None  # the call under way, and its stream
+        self._ask: Ask | None = None  # the running call, and its stream
         self._stream: Any = None
 
     def next(self) -> Flow[NDArray[np.float32] | None]:
@@ -64,12 +64,12 @@ class SampleChunks:
         raise calls.closed_error()
 
     def cancel(self) -> None:
-        """End the call that is under way, if any: its reader has left."""
+        """End the running call, if any: its reader has left."""
         if self._stream is not None:
             self._stream.cancel()
 
     def _read(self, left: Draw, attempts: Attempts) -> Flow[Any]:
-        """The next message, from a new call where there is none."""
+        """The next message, from a new call if none is running."""
         if self._ask is None:
             served = yield from self._calls.served()
             request = messages.sample_stream_request(served, left, self._chunk_rows)
@@ -78,14 +78,14 @@ class SampleChunks:
         return (yield Read(self._stream))
 
     def _finish(self) -> Flow[None]:
-        """Let the call end by itself, for the server to see that it did; there is nothing to lose any more."""
+        """Let the call end by itself, so that the server counts it as complete; a failure no longer matters."""
         with contextlib.suppress(grpc.RpcError, ClosedError):
             if self._ask is not None:
                 yield Read(self._stream)
         self._ask = None
 
     def _take(self, left: Draw, response: Any) -> NDArray[np.float32]:
-        """The images of a message; what is left becomes less."""
+        """The images of a message; reduces what is left."""
         if response is None or response.first_row != left.first_row:
             raise UnavailableError(f"{self._calls.address}: the stream went on at another row than {left.first_row}")
         self._version = check_version(self._calls.address, self._version, response.version)
@@ -96,7 +96,7 @@ class SampleChunks:
 
 
 def chunk_flows(calls: Calls, gathering: Gathering, images: Iterable[Any]) -> Iterator[Flow[Encoding]]:
-    """A flow for each chunk of what comes; where that fails, the last flow does."""
+    """A flow for each chunk of the images; if `images` fails, the last flow fails."""
     try:
         yield from map(calls.encode_chunk, chunks_of(images, gathering))
     except Exception as error:
@@ -106,7 +106,7 @@ def chunk_flows(calls: Calls, gathering: Gathering, images: Iterable[Any]) -> It
 async def chunk_flows_of(
     calls: Calls, gathering: Gathering, images: AsyncIterable[Any]
 ) -> AsyncIterator[Flow[Encoding]]:
-    """As `chunk_flows`, of what has to be awaited."""
+    """Like `chunk_flows`, for async iterators."""
     failure = None
     try:
         async for item in images:
@@ -121,7 +121,7 @@ async def chunk_flows_of(
 
 
 def _failed(error: Exception) -> Flow[Any]:
-    """Has its place in the order, after what came before it."""
+    """A flow that fails: the error has its place in the order, after the chunks before it."""
     yield Pause(0.0)
     raise error
 

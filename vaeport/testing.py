@@ -1,4 +1,4 @@
-"""Clients without a server, for the tests of services that ask one.
+"""Clients without a server, for the tests of services that use one.
 
     from vaeport.testing import FakeClient
 
@@ -8,8 +8,8 @@
         client.fail_next(vaeport.OverloadedError("full", retry_after=1.0))
         assert my_service(client).status == 503
 
-They are real clients down to where a request would be sent: arguments are checked, errors raised, arrays cut and
-iterators read as with a server. What computes is arithmetic that can be done by hand (see FakeServer), so results are
+They are real clients up to the point where a request would be sent: arguments are checked, errors raised, arrays cut
+and iterators read as with a server. The model is arithmetic that can be done by hand (see FakeServer), so results are
 the same everywhere, depend on the input row by row, and mean nothing.
 """
 
@@ -51,9 +51,9 @@ class FakeServer:
     Args:
         image_shape: (channels, height, width).
         latent_dim: L.
-        model, version: what it calls itself.
-        preprocessing: of pictures. None: they are brought to `image_shape` by cutting out the middle where that is
-            square, and must have it where it is not.
+        model, version: the model's name and version.
+        preprocessing: for pictures. None: if `image_shape` is square, their middle is cut out and scaled to it; if not,
+            they must have that size.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class FakeServer:
         return vae_pb2.SampleResponse(version=self.info.version, images=images, seed=draw.seed)
 
     def SampleStream(self, request: vae_pb2.SampleStreamRequest) -> Iterator[vae_pb2.SampleStreamResponse]:
-        """The same, in chunks."""
+        """Images from the prior, in chunks."""
         draw, rows = _draw(request), min(request.chunk_rows or CHUNK_ROWS, MAX_REQUEST_ROWS)
         for start in range(0, draw.count, rows):
             chunk = replace(draw, first_row=draw.first_row + start, count=min(rows, draw.count - start))
@@ -143,7 +143,7 @@ class _Fake(BaseClient):
     """What both fakes have besides the methods of a client.
 
     Args:
-        image_shape, latent_dim, model, version, preprocessing: of the one model; see FakeServer.
+        image_shape, latent_dim, model, version, preprocessing: describe the one model; see FakeServer.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class _Fake(BaseClient):
         super().__init__("unix:fake")
 
     def fail_next(self, *errors: VaeportError) -> None:
-        """Raise an error in the next call, and each further one in the call after; a chunk of samples is a call."""
+        """Raise the errors in the next calls, one in each; a chunk of samples counts as a call."""
         self._failures.extend(errors)
 
     def _fail(self) -> None:
@@ -204,7 +204,7 @@ class _Stub:
 
 
 class _Method:
-    """One that is called, or started."""
+    """A method that is called, or started."""
 
     def __init__(self, answer: Callable[[Any], Any]) -> None:
         self._answer = answer
@@ -219,7 +219,7 @@ class _Method:
 
 
 class _AsyncMethod(_Method):
-    """One that is awaited."""
+    """A method that is awaited."""
 
     async def __call__(self, request: Any, **_: object) -> Any:
         return self._answer(request)
@@ -244,7 +244,7 @@ class _Stream:
         return next(self._responses, aio.EOF)
 
     def cancel(self) -> None:
-        """Nobody reads on."""
+        """Stop: nothing more will be read."""
         self._responses = iter(())
 
 

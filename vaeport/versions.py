@@ -1,9 +1,9 @@
-"""The versions of a model: which there are in `models/<name>/`, and which of them is the default.
+"""The versions of a model in `models/<name>/`, and which of them is the default.
 
-Beside the packages, two small files say what an operator decided (`python -m serving pin`, `withdraw`):
+Beside the packages, two small files record what an operator decided (`python -m serving pin`, `withdraw`):
 
-    CURRENT      a version: the default is this one, whatever is newer
-    WITHDRAWN    versions, one a line: none of them is the default again
+    CURRENT      a version: it is the default, even if there are newer ones
+    WITHDRAWN    versions, one a line: none of them can be the default
 
 Without them the newest version is the default.
 """
@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 1 << 16  # of either file; thousands of versions fit
 
 
 def versions(folder: str | os.PathLike[str]) -> list[int]:
-    """The versions in `models/<name>/`, ascending. Names that are no positive integers are no versions."""
+    """The versions in `models/<name>/`, ascending. Only names that are positive integers are versions."""
     try:
         with os.scandir(folder) as entries:
             return sorted(int(e.name) for e in entries if VERSION.fullmatch(e.name) and e.is_dir())
@@ -33,7 +33,7 @@ def pinned(folder: str | os.PathLike[str]) -> int | None:
     """The version that CURRENT names; None without that file.
 
     Raises:
-        PackageError: it names none.
+        PackageError: the file names no version.
     """
     numbers = _read(Path(folder) / CURRENT_NAME)
     if numbers is None:
@@ -47,7 +47,7 @@ def withdrawn(folder: str | os.PathLike[str]) -> frozenset[int]:
     """The versions that WITHDRAWN names.
 
     Raises:
-        PackageError: a line is no version.
+        PackageError: a line is not a version.
     """
     return frozenset(_read(Path(folder) / WITHDRAWN_NAME) or ())
 
@@ -56,7 +56,7 @@ def default_version(folder: str | os.PathLike[str]) -> int | None:
     """The version that is pinned, or the newest that is not withdrawn; None if there is none.
 
     Raises:
-        PackageError: CURRENT or WITHDRAWN cannot be read, or CURRENT names a version that is not there or withdrawn.
+        PackageError: CURRENT or WITHDRAWN cannot be read, or CURRENT names a missing or withdrawn version.
     """
     there, gone = versions(folder), withdrawn(folder)
     usable = [version for version in there if version not in gone]
@@ -72,7 +72,7 @@ def default_package(folder: str | os.PathLike[str]) -> Path:
     """The folder of the default version in `models/<name>/`.
 
     Raises:
-        NotAPackageError: there is none.
+        NotAPackageError: there is no package.
         PackageError: what `default_version` raises.
     """
     if (version := default_version(folder)) is not None:

@@ -20,8 +20,8 @@ NUMPY_DTYPE: "dict[vae_pb2.DType.ValueType, np.dtype[np.generic]]" = {
     vae_pb2.DTYPE_UINT8: np.dtype("u1"),
 }
 WIRE_DTYPE = {dtype: number for number, dtype in NUMPY_DTYPE.items()}
-PUSHBACK_KEY = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come back (gRFC A6)
-REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its error: its name in the server's log
+PUSHBACK_KEY = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to retry (gRFC A6)
+REQUEST_ID_KEY = "x-request-id"  # metadata of a call, and trailing metadata of its error: its id in the server's log
 MAX_MESSAGE_BYTES = 2**31 - 1  # of protobuf, and of gRPC, whose limits are 32-bit integers
 MAX_AXES = 8  # far above the four of an image batch; bounds the work on a hostile shape
 
@@ -32,9 +32,9 @@ def to_tensor(array: NDArray[np.generic]) -> vae_pb2.Tensor:
 
 
 def write(message: Message, tensors: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """A message with these arrays in its fields of type Tensor, written out; the arrays are copied once.
+    """A serialised message with these arrays in its fields of type Tensor; the arrays are copied once.
 
-    As `to_tensor` and SerializeToString would give it, in another order of fields, and these copy four times.
+    `to_tensor` and SerializeToString give the same message, with another order of fields, but copy four times.
 
     Raises:
         ValueError: over 2 GiB, which protobuf cannot hold.
@@ -84,7 +84,7 @@ def from_tensor(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
     if min(shape, default=1) < 1:
         raise InvalidInputError.of(f"{field}.shape", expected="at least 1 row, and no axis below 1", got=list(shape))
     size = prod(shape) * dtype.itemsize  # Python integers: no overflow
-    data = tensor.data  # once: each access copies it out of the message
+    data = tensor.data  # read once: each access copies it out of the message
     if len(data) != size:
         expected = f"{size} bytes for shape {list(shape)} of {dtype.name}"
         raise InvalidInputError.of(f"{field}.data", expected=expected, got=f"{len(data)} bytes")
@@ -124,7 +124,7 @@ def to_preprocessing(preprocessing: Preprocessing) -> vae_pb2.Preprocessing:
 
 
 def from_preprocessing(message: vae_pb2.Preprocessing) -> Preprocessing:
-    """And back; a word that this version does not know is refused where files are prepared, which need it."""
+    """A message as a manifest's preprocessing. Unknown words are only refused later, when a file is prepared."""
     return Preprocessing(
         size=(message.height, message.width),
         channels=message.channels,

@@ -39,7 +39,7 @@ CROSSING_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a device.
+    """The limits of a device.
 
     Attributes:
         products: floating-point operations a second, in float32.

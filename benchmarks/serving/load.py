@@ -1,6 +1,6 @@
 """Load on a server, from processes of its own: a closed loop by h2load where it is installed, an open loop by Python.
 
-closed loop   so many calls in flight; each answer starts the next. Measures what a server can do at most.
+closed loop   a fixed number of calls in flight; each answer starts the next. Measures what a server can do at most.
 open loop     calls arrive as they would in earnest, whether earlier ones are answered or not. A latency counts from
               the moment the call should have been sent, so that a stall is felt by all that arrive in it.
 """

@@ -4,7 +4,7 @@
 
     / empty   calls a second, as a share of those of a handler that reads the same bytes and computes nothing
     / plain   as a multiple of those of a plain server, which runs ONNX Runtime for each call by itself
-    / bare    rows a second, as a share of those of ONNX Runtime alone, in a loop, with so many rows at a time
+    / bare    rows a second, as a share of those of ONNX Runtime alone, in a loop, with as many rows at a time
 
 The servers share a core and take turns, the load has another one. Single measurements: ratios.py has the medians.
 """

@@ -155,7 +155,7 @@ def in_turn(models: Path, sides: Sequence[Side], in_flight: int, *, pinned: bool
 
 
 def bare_rows_per_second(models: Path, rows: int) -> float:
-    """ONNX Runtime on so many float32 rows at a time, in a loop, on this process's core."""
+    """ONNX Runtime on `rows` float32 rows at a time, in a loop, on this process's core."""
     graph = load_graphs(open_package(default_package(next(models.iterdir()))), choose_device("cpu"), 1)["encoder"]
     batch = np.random.default_rng(0).random((rows, 1, 28, 28), np.float32)
     for _ in range(20):

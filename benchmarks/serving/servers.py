@@ -56,7 +56,7 @@ class Server:
         return sum(sum(process.cpu_times()[:2]) for process in self._all())
 
     def resident_bytes(self) -> int:
-        """Of its largest process."""
+        """Resident bytes of its largest process."""
         return int(max(process.memory_info().rss for process in self._all()))
 
     def _all(self) -> list[psutil.Process]:
@@ -111,7 +111,7 @@ class _Empty(VaeServicer):
 
 async def _serve_empty(package: Package, port: int) -> None:
     async def compute(_: object) -> tuple[()]:
-        raise AssertionError("nobody asks it")
+        raise AssertionError("it is never called")
 
     info, scoring = model_info(package, choose_device("cpu")), ScoringSpec.of(package.manifest)
     idle = Batcher(compute, Limits(max_batch_rows=1, max_queue_rows=1, max_queue_bytes=1))

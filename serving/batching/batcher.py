@@ -26,15 +26,17 @@ log = logging.getLogger(__name__)
 Compute = Callable[[Sequence[Rows]], Awaitable[tuple[Rows, ...]]]
 ComputeAtOnce = Callable[[Sequence[Rows]], tuple[Rows, ...] | None]
 
-GATHERING_SECONDS = 4e-3  # at most,
-QUIET_TURNS = 4  # of the loop, without arrivals, that end it; docs/results/serving.md has what other values gave
+# Before a free engine takes a batch it lets requests arrive: for GATHERING_SECONDS at most, or until QUIET_TURNS turns
+# of the loop brought none. docs/results/serving.md compares other values.
+GATHERING_SECONDS = 4e-3
+QUIET_TURNS = 4
 
 
 class Turn(asyncio.Lock):
     """Whose turn it is on an engine that several graphs share: first come, first served, so busy graphs alternate.
 
     Attributes:
-        ends: when the batch that runs will have been computed, or the last one was; seconds on the clock.
+        ends: when the running batch is expected to end, or the last one ended; seconds on the clock.
     """
 
     ends = -math.inf
@@ -45,17 +47,17 @@ class Batcher:
 
     Args:
         compute: computes a batch, given as the pieces to concatenate; returns one array per output. Raises
-            UnavailableError if it cannot compute any more; every other error is taken for that of some row.
-        limits: of the queue and of a batch.
+            UnavailableError if it cannot compute any more; every other error is blamed on some row.
+        limits: the limits of the queue and of a batch.
         turn: shared by the graphs of an engine.
-        at_once: the same in the loop itself, for batches that are known to be brief; None, and nothing computed, for
-            others.
+        at_once: computes a batch in the loop itself if it is known to be brief; otherwise computes nothing and returns
+            None.
         clock: seconds and timers; the running loop unless a test brings another.
         observer: is told what happens.
 
     Attributes:
         statistics: of all requests and batches so far.
-        failed: set when it has ended by a defect of its own, and refuses everything from then on.
+        failed: set when a defect of our own has ended it; it refuses everything from then on.
     """
 
     def __init__(
@@ -110,39 +112,39 @@ class Batcher:
         return self._queue.bytes
 
     def limit_batches(self, rows: int) -> None:
-        """Batches have at most `rows` rows from the next one on, if they had more: the device cannot compute them."""
+        """Limit batches to `rows` rows from the next one on, unless they are already: the device can take no more."""
         if rows < self._limits.max_batch_rows:
             self._limits = replace(self._limits, max_batch_rows=rows)
             self._queue.limit_batches(rows)
             self._cost.limit_batches(rows)
 
     def seconds(self, rows: int) -> float:
-        """What `rows` rows alone would take, as far as a deadline may be refused for it."""
+        """Predicted seconds for `rows` rows on their own; see `_predict`."""
         return self._predict(rows, self._time())
 
     def predict(self, rows: int) -> float:
-        """Seconds until `rows` rows that came now would have been computed, after what runs and waits."""
+        """Predicted seconds until `rows` rows that arrive now are computed, after what runs and waits."""
         now = self._time()
         return max(0.0, self._turn.ends - now) + self._seconds_until(rows, now)
 
     def check(self, rows: int, size: int, deadline: float | None = None, before: float = 0.0) -> None:
-        """Raise what `submit` would at once, for rows that other work has yet to make. Nothing is reserved.
+        """Raise what `submit` would raise at once, for rows that do not exist yet. Nothing is reserved.
 
         Args:
-            rows, size: how many they will be, and of how many bytes.
-            deadline: as of `submit`.
-            before: seconds until they are there.
+            rows, size: how many rows there will be, and how many bytes they will have.
+            deadline: as in `submit`.
+            before: seconds until the rows exist.
         """
         now = self._time()
         self._check_room(rows, size, now)
         self._latest_start(rows, now, math.inf if deadline is None else deadline, before)
 
     def refused(self, cause: Refusal) -> None:
-        """Tell the observer of a request for this graph that was refused before it came here."""
+        """Tell the observer that a request for this graph was refused before it came here."""
         self._observer.refused(cause)
 
     async def close(self) -> None:
-        """Answer whoever still waits, or comes later, with UnavailableError."""
+        """Answer every request that still waits, or comes later, with UnavailableError."""
         self._end()
         self._owner.cancel()
         await asyncio.gather(self._owner, return_exceptions=True)
@@ -152,13 +154,13 @@ class Batcher:
 
         Args:
             rows: the first axis is rows.
-            deadline: seconds on the clock (that of the running loop); None is none.
+            deadline: seconds on the clock (that of the running loop); None means no deadline.
 
         Raises:
             OverloadedError: the queue has no room for them; they were not queued.
-            DeadlineExceededError: the deadline cannot be met with what waits and runs, or could not any more at some
-                moment in the queue, or passed while they were computed.
-            UnavailableError: the batcher is closed, or was meanwhile, or the engine is lost.
+            DeadlineExceededError: the deadline cannot be met behind what waits and runs, became impossible to meet in
+                the queue, or passed while the rows were computed.
+            UnavailableError: the batcher is closed, or was closed meanwhile, or the engine is lost.
             Exception: what the engine raised on these rows.
         """
         arrived = self._time()
@@ -188,7 +190,7 @@ class Batcher:
             raise
 
     def _check_room(self, rows: int, size: int, now: float) -> None:
-        """Raise UnavailableError or OverloadedError if so many rows of so many bytes may not wait."""
+        """Raise UnavailableError or OverloadedError if `rows` rows of `size` bytes together may not wait."""
         if self._closed:
             self._observer.refused(Refusal.STOPPING)
             raise self._unavailable()
@@ -199,17 +201,17 @@ class Batcher:
             raise OverloadedError(text, retry_after=running + self._cost.seconds(self._queue.rows))
 
     def _latest_start(self, rows: int, now: float, deadline: float, before: float = 0.0) -> float:
-        """When the engine must begin with so many rows; raises DeadlineExceededError if it will not have by then.
+        """The latest time at which the engine can begin `rows` rows; DeadlineExceededError if it cannot by then.
 
-        `before` is the seconds until they come.
+        `before` is the number of seconds until they arrive.
         """
         if deadline == math.inf:
             return deadline
         own = self._predict(rows, now)
         begins = max(before, self._turn.ends - now)
         wait = begins + self._seconds_until(rows, now)
-        # Under overload everyone is admitted at the edge of the possible. Without slack, whoever then falls behind the
-        # prediction has waited for nothing, and some answers are computed that reach their callers too late.
+        # Under overload every request is admitted at the last possible moment. Without slack, one that then falls
+        # behind its prediction has waited for nothing, and some computed answers reach their callers too late.
         if now + wait + SLACK * (wait - own - before) > deadline:
             self._observer.refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
@@ -219,7 +221,7 @@ class Batcher:
         return deadline - own
 
     def _seconds_until(self, rows: int, now: float) -> float:
-        """What the engine computes until so many rows are, if they came now, takes; without the batch that runs."""
+        """Predicted seconds until `rows` rows that arrive now are computed, not counting the batch that runs."""
         return self._predict(self._queue.rows_until(rows) if self._queue.rows else rows, now)
 
     async def _own(self) -> None:
@@ -237,13 +239,13 @@ class Batcher:
             log.exception("the batcher has failed, and refuses everything from now on")
             self.failed.set()
         finally:
-            self._end()  # however it comes about: nobody may wait for an owner that is gone
+            self._end()  # in every case: no request may wait for an owner that is gone
 
     async def _gather(self) -> Reason:
-        """Let the loop hand over what has arrived: it comes piece by piece, one turn of the loop after the other.
+        """Let the loop deliver what has arrived, which it does piece by piece, over several turns.
 
-        A caller who is alone waits for some empty turns, microseconds. Under load, a batch of one row for each turn
-        would cost each row what a batch costs.
+        A lone request waits for a few empty turns, which take microseconds. Under load, one batch for each turn would
+        make each row pay the fixed cost of a batch.
         """
         until = self._time() + GATHERING_SECONDS
         quiet = 0
@@ -258,7 +260,7 @@ class Batcher:
         return Reason.DRAINED
 
     async def _linger(self) -> Reason:
-        """Wait for a fuller batch, while that costs nobody's deadline."""
+        """Wait for a fuller batch, as long as no deadline is missed because of it."""
         reason = Reason.DELAY
         while 0 < self._queue.rows < self._limits.max_batch_rows:
             full = self._cost.seconds(self._limits.max_batch_rows)
@@ -301,7 +303,7 @@ class Batcher:
             if wrong := [len(output) for output in outputs if len(output) != rows]:
                 raise RuntimeError(f"the engine made {wrong} rows of {rows}")
         except Exception as error:
-            failure = f"{type(error).__name__}: {error}"  # the error itself would keep alive what its frames refer to
+            failure = f"{type(error).__name__}: {error}"  # as text: the error would keep what its frames refer to alive
             raise
         except asyncio.CancelledError:
             failure = CLOSED
@@ -315,23 +317,23 @@ class Batcher:
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
         if brief:
-            await asyncio.sleep(0)  # many of them in a row must not keep the loop from signals, deadlines and callers
+            await asyncio.sleep(0)  # many brief batches in a row must not starve signals, deadlines and callers
 
     def _report(self, run: Run) -> None:
         self._reason = Reason.RETRY  # of what is left of this batch
         self._observer.computed(run)
 
     def _predict(self, rows: int, now: float) -> float:
-        """Seconds that `rows` rows will take, as far as a deadline may be refused for it.
+        """Predicted seconds for `rows` rows, for refusing deadlines; 0 if the engine has been idle for too long to say.
 
-        An idle engine is not held to what it was long ago: if its last batches were slow and everybody's deadline is
-        shorter than that, nothing would ever be computed, and so nothing measured, again.
+        If its last batches were slow, and every deadline since is shorter than that, a prediction that never expired
+        would refuse everything: nothing would be computed, and so nothing measured, again.
         """
         seconds = self._cost.seconds(rows)
         return 0.0 if not self._running and now - self._idle_since > BELIEVED * seconds else seconds
 
     def _on_due(self, request: Request, now: float) -> float:
-        """The deadline of a request has come, or the last moment to begin with it; else, when it will."""
+        """Answer a request whose deadline, or last moment to begin, has come; else return when that will be."""
         waiting = request.count - request.taken
         latest = request.deadline - (self._predict(waiting, now) if waiting else 0.0)
         if latest <= now:
@@ -346,12 +348,12 @@ class Batcher:
             request.done.set_exception(error)
 
     def _leave(self, request: Request) -> None:
-        """Forget a request that is answered, or was cancelled."""
+        """Forget a request that has been answered or cancelled."""
         self._queue.remove(request)
         self._deadlines.forget(request)
 
     def _end(self) -> None:
-        """Answer everyone, and accept nobody any more."""
+        """Answer every request with an error, and accept no more."""
         self._closed = True
         unanswered = [request for request in self._waiting_or_running() if not request.done.done()]
         for request in unanswered:

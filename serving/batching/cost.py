@@ -1,25 +1,27 @@
 """How long a batch takes: seconds = fixed + per_row * rows, learned from the batches that ran.
 
-Sizes are grouped by powers of two. Each group keeps its last few batches and speaks by their median, so that a stall
-of the machine moves nothing and a lasting change is believed after a few batches. The line goes through the groups
-by least squares of the relative error (the largest batches would outvote single rows otherwise), where a group counts
+Sizes are grouped by powers of two. Each group keeps its last few batches and is represented by their median, so that
+a stall of the machine changes nothing, and a lasting change counts after a few batches. The line is fitted to the
+groups by least squares of the relative error (otherwise the largest batches would outvote single rows); a group counts
 less the longer ago it was measured.
 
-Where it is not known, the cost is taken for the least that it can be: nobody is refused on a guess. It is 0 before the
-first batch, and a batch larger than all that were measured is taken to cost what the largest of them did.
+An unknown cost is assumed to be the least that it can be: no request is refused on a guess. It is 0 before the first
+batch, and a batch larger than all measured ones is assumed to cost as much as the largest of them.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
 REMEMBERED = 7  # batches of a group; up to 3 of them may be outliers
-FORGETTING = 0.99  # a group's weight falls by this factor with each batch of another size,
-REMEMBERING = 1e-3  # but not below this: an old slope is better than none
+# With each batch of another size a group's weight falls by FORGETTING, but never below REMEMBERING: an old slope is
+# better than none.
+FORGETTING = 0.99
+REMEMBERING = 1e-3
 SHORTEST = 1e-6  # seconds; below it a clock measures itself
 
-# How far a deadline may be refused for a predicted cost:
-SLACK = 0.1  # times the wait for others: what it must leave over for a prediction that is a little too low
-BELIEVED = 10  # times the cost itself: how long one is believed that an idle engine does not measure again
+# How far a prediction is trusted when deadlines are refused for it:
+SLACK = 0.1  # times the wait for others: the margin that a deadline must leave, in case the prediction is too low
+BELIEVED = 10  # times the cost: an engine idle for longer than this is not held to the prediction any more
 
 
 @dataclass(slots=True)
@@ -47,14 +49,14 @@ class CostModel:
         self._per_row = 0.0
 
     def seconds(self, rows: int) -> float:
-        """What `rows` rows will take, in as few batches as possible."""
+        """Predicted seconds for `rows` rows, in as few batches as possible."""
         if rows <= self._max_batch_rows:
             return self._of_batch(rows)
         full, rest = divmod(rows, self._max_batch_rows)
         return full * self._of_batch(self._max_batch_rows) + (self._of_batch(rest) if rest else 0.0)
 
     def limit_batches(self, rows: int) -> None:
-        """Batches have at most `rows` rows from now on."""
+        """Limit batches to `rows` rows from now on."""
         self._max_batch_rows = rows
 
     def measured(self, rows: int, seconds: float) -> None:
@@ -65,7 +67,7 @@ class CostModel:
             group = self._groups[rows.bit_length()] = _Group()
         group.latest = self._batches
         group.batches.append((max(seconds, SHORTEST), rows))
-        # Of an even number the faster one, so that the first slow batches of a process are forgotten soonest.
+        # For an even number, the faster of the middle two: the first slow batches of a process are forgotten sooner.
         median = sorted(group.batches)[(len(group.batches) - 1) // 2]
         if median != group.median:
             group.median = median

@@ -1,8 +1,8 @@
 """One timer for the earliest of many deadlines.
 
-Most requests are answered long before theirs, so a timer for each of them would be set and cancelled for nothing. Here
-an answered request only gives its ticket back; its entry in the heap stays until it comes to the top, or until such
-entries are the majority.
+Most requests are answered long before their deadline, so a timer for each of them would be set and cancelled for
+nothing. Here an answered request only gives its ticket back; its entry stays in the heap until it comes to the top, or
+until such entries are the majority.
 """
 
 import heapq
@@ -12,14 +12,14 @@ from typing import Protocol
 
 from serving.batching.delivery import Request
 
-SPARE_ENTRIES = 64  # of requests that are answered, in the heap; fewer are not worth a clean-up
+SPARE_ENTRIES = 64  # entries of answered requests in the heap; fewer are not worth a clean-up
 
 
 class Timer(Protocol):
     """What `call_at` returns."""
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
@@ -54,7 +54,7 @@ class Deadlines:
 
     @property
     def earliest(self) -> float:
-        """No request is due before this; infinity without any."""
+        """No request is due before this time; infinity if there are no requests."""
         return self._heap[0][0] if self._heap else math.inf
 
     def add(self, request: Request, when: float) -> None:
@@ -67,7 +67,7 @@ class Deadlines:
             self._arm(when)
 
     def forget(self, request: Request) -> None:
-        """It is answered, or never was here."""
+        """Forget a request because it is answered; nothing happens if it was never added."""
         if self._requests.pop(request.ticket, None) is None:
             return
         if not self._requests:
@@ -84,7 +84,7 @@ class Deadlines:
         self._armed_for = when
 
     def _fire(self) -> None:
-        now = max(self._clock.time(), self._armed_for)  # a loop's timer may come a tick of its clock early
+        now = max(self._clock.time(), self._armed_for)  # a loop's timer may fire one tick of its clock early
         self._timer, self._armed_for = None, math.inf
         again = []
         while self._heap and self._heap[0][0] <= now:

@@ -38,9 +38,9 @@ class Request:
         arrived: seconds on the clock.
         deadline: seconds on the clock; infinity is none.
         done: the answer.
-        note: what the observer knows it by.
-        taken: rows that are given to the engine or were, in order.
-        ticket: what its deadline is known by; see Deadlines.
+        note: what the observer returned when the request arrived.
+        taken: how many of its rows, counted from the first, have been given to the engine.
+        ticket: identifies its deadline; see Deadlines.
         parts: its rows of the outputs so far, by the first one's index; None before the first part.
     """
 
@@ -102,7 +102,7 @@ def deliver(pieces: Sequence[Piece], outputs: Sequence[Rows], started: float, se
 
 
 def _answer(piece: Piece, part: tuple[Rows, ...], run: tuple[float, float, int]) -> Batched | None:
-    """The whole answer if this is its last part. A run is when it began, how long it took, and its rows."""
+    """The whole answer if this is its last part. `run` is when the run began, how long it took, and its rows."""
     request, last = piece.request, piece.stop == piece.request.count
     started, seconds, rows = run
     if last and request.parts is None:  # not split, as nearly all are
@@ -110,7 +110,7 @@ def _answer(piece: Piece, part: tuple[Rows, ...], run: tuple[float, float, int])
     if request.parts is None:
         request.parts = {}
         request.started = started
-    request.parts[piece.start] = part  # again, if the batch is computed again since its delivery has failed
+    request.parts[piece.start] = part  # overwrites the part if a failed delivery made the batch be computed again
     request.compute_seconds += seconds
     request.batch_rows = max(request.batch_rows, rows)
     if not last:

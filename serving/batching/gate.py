@@ -1,9 +1,9 @@
 """Calls that need many batches of one graph, one after the other: first come, first served, and a bounded number.
 
-Such a call would fill a queue for seconds, so it gives its rows to the queue in parts. Any number of them side by side
-would all be answered late, and none of those that have a deadline. Here each has the graph's queue to itself, as far as
-calls of its kind go; the others wait before they have computed anything, and who cannot be answered in time, or comes
-when too much is promised, is refused when he comes.
+Such a call would fill a queue for seconds, so it submits its rows in parts. If many such calls ran side by side, all
+would be answered late, and those with a deadline never. Here only one of them uses the graph's queue at a time; the
+others wait before they compute anything. A call that cannot be answered in time, or that comes when too much has been
+promised already, is refused on arrival.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from vaeport.errors import DeadlineExceededError, OverloadedError
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that has come, until it leaves.
+    """A call between its arrival and its end.
 
     Attributes:
-        rows: of the graph that it still needs.
+        rows: rows that it still needs from the graph.
         size: bytes that it holds while it waits.
         begins: done when its turn has come.
-        since: when its last rows had been computed, in seconds on the clock; None before the first ones.
+        since: when its latest rows had been computed, in seconds on the clock; None before the first ones.
     """
 
     rows: int
@@ -40,10 +40,10 @@ class Gate:
     """The gate before one graph.
 
     Args:
-        seconds: what so many rows take the graph, as far as a deadline may be refused for it.
-        part_rows: rows of a part, at most.
-        max_rows: that the calls inside may still need together; a single call with more may, if it is alone.
-        max_bytes: that the calls which wait may hold together, likewise.
+        seconds: predicts the seconds that the graph takes for a number of rows; deadlines are refused by it.
+        part_rows: the most rows of a part.
+        max_rows: the most rows that the admitted calls may still need together; a single larger call may come alone.
+        max_bytes: the most bytes that the waiting calls may hold together, likewise.
         refused: is told why a call is not let in.
         clock: seconds and timers; the running loop unless a test brings another.
     """
@@ -63,7 +63,7 @@ class Gate:
         self._max_bytes = max_bytes
         self._refused = refused
         self._clock = clock or asyncio.get_running_loop()
-        self._cost = CostModel(part_rows)  # of parts with all that goes with them, which the graph's own is not
+        self._cost = CostModel(part_rows)  # of whole parts with their overhead, which the graph's own model leaves out
         self._idle_since = -math.inf
         self._calls: OrderedDict[_Call, None] = OrderedDict()  # the first one is under way
 
@@ -74,25 +74,25 @@ class Gate:
 
     @property
     def bytes(self) -> int:
-        """Bytes that they hold."""
+        """Bytes that the calls inside hold."""
         return sum(call.size for call in self._calls)
 
     @asynccontextmanager
     async def turn(
         self, rows: int, size: int, deadline: float | None = None, before: float = 0.0
     ) -> AsyncIterator[Callable[[int], None]]:
-        """Wait for this call's turn, which lasts as long as the context; to be told of the rows that are computed.
+        """Wait for this call's turn, which lasts as long as the context. Yields a function to report computed rows to.
 
         Args:
-            rows: of the graph, that it needs.
+            rows: rows that the call needs from the graph.
             size: bytes that it holds meanwhile.
-            deadline: of the whole call, in seconds on the clock; None is none.
-            before: seconds that it needs besides.
+            deadline: of the whole call, in seconds on the clock; None means no deadline.
+            before: seconds that it needs for other work.
 
         Raises:
-            OverloadedError: the calls that are inside need too much; at once.
-            DeadlineExceededError: the deadline cannot be met after them, which is found at once; or it could not any
-                more before the turn had come.
+            OverloadedError: the calls that are inside need too much; raised at once.
+            DeadlineExceededError: the deadline cannot be met behind the calls inside, raised at once; or it became
+                impossible to meet before the turn had come.
         """
         now = self._clock.time()
         deadline = math.inf if deadline is None else deadline
@@ -126,7 +126,7 @@ class Gate:
             )
 
     async def _wait(self, call: _Call, deadline: float, before: float) -> None:
-        """Until the turn has come, or the last moment to begin with it has passed."""
+        """Wait until the turn has come, or the last moment to begin has passed."""
         if call.begins.done():
             return
         timer = None
@@ -146,7 +146,7 @@ class Gate:
             call.begins.set_exception(DeadlineExceededError(text))
 
     def _begin_next(self) -> None:
-        """The first call's turn comes; one that is about to leave passes it on when it does."""
+        """Give the turn to the first call; a call that is about to leave passes the turn on."""
         call = next(iter(self._calls), None)
         if call is not None and not call.begins.done():
             call.begins.set_result(None)
@@ -159,7 +159,7 @@ class Gate:
         call.since = now
 
     def _predict(self, rows: int, now: float) -> float:
-        """Seconds for so many rows: what the graph needs, or what such calls took here, if that was not long ago."""
+        """Predicted seconds for `rows` rows: what the graph needs, or what recent calls of this kind took."""
         measured = self._cost.seconds(rows)
         if not self._calls and now - self._idle_since > BELIEVED * measured:
             measured = 0.0

@@ -1,10 +1,10 @@
-"""Who is to blame when a batch fails: it is computed again by halves, so that only the guilty callers get the error.
+"""A failed batch is computed again in halves, so that only the guilty callers get the error.
 
-One guilty caller among n costs 2 log2(n) further runs. Retries are paid from an allowance: a split takes one from it,
-a run that succeeds gives one back. A guilty caller among innocent ones is therefore found again and again for ever
-(each split that leads to it has another half, which succeeds), while an engine that fails for everything uses the
-allowance up once, which is 2 * ALLOWANCE further runs, and from then on costs one run per batch, until it works again.
-Without an allowance, innocent callers in a batch that fails get the error, too.
+One guilty caller among n costs 2 log2(n) further runs. Splits are limited by an allowance: each split takes one from
+it, and each run that succeeds gives one back. A guilty caller among innocent ones can thus be found any number of times
+(each split that leads to it has another half, which succeeds). An engine that always fails uses the allowance up once,
+in 2 * ALLOWANCE further runs, and then costs one run per batch until it works again. While the allowance is used up,
+innocent callers in a failed batch get the error, too.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ class Halves:
     """Computes batches, and retries those that fail.
 
     Args:
-        attempt: computes pieces and answers their callers; raises what the engine raised. UnavailableError says that
+        attempt: computes pieces and answers their callers; raises what the engine raised. UnavailableError means that
             the engine is lost, and is not retried.
         fail: gives the caller of a piece an error.
     """
@@ -44,14 +44,14 @@ class Halves:
             except UnavailableError as error:
                 self._fail_all([piece for rest in (part, *waiting) for piece in rest], error)
                 return
-            except Exception as error:  # whatever the engine raises is some caller's answer
+            except Exception as error:  # whatever the engine raises becomes some caller's answer
                 halves = self._split(part)
                 if not halves:
                     self._fail_all(part, error)
                 waiting += halves
 
     def _split(self, part: list[Piece]) -> list[list[Piece]]:
-        """The halves to try, the first one last; none for a single caller, or without an allowance."""
+        """The halves to try, the first one last; none for a single caller, or if the allowance is used up."""
         if len(part) < 2 or not self._allowance:
             return []
         self._allowance -= 1

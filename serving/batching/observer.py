@@ -1,4 +1,4 @@
-"""What a batcher tells of its work, to whoever counts it or traces it. It knows neither of them."""
+"""What a batcher reports of its work to observers, which count or trace it. It knows neither kind."""
 
 import logging
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 class Reason(StrEnum):
     """Why a batch was taken when it was."""
 
-    FULL = "full"  # it has all the rows that it may have
-    DRAINED = "drained"  # nobody else had arrived
-    GATHERED = "gathered"  # the time to gather others was over, though some still arrived
+    FULL = "full"  # it has as many rows as it may have
+    DRAINED = "drained"  # no other request had arrived
+    GATHERED = "gathered"  # the time to gather others was over, though some were still arriving
     DELAY = "delay"  # the longest delay was over
-    DEADLINE = "deadline"  # a longer delay would have cost a deadline
+    DEADLINE = "deadline"  # with a longer delay, a deadline would have been missed
     RETRY = "retry"  # it is half of a batch that failed
 
 
 class Refusal(StrEnum):
-    """Why rows were not computed, or not for their caller any more."""
+    """Why rows were not computed, or were computed in vain."""
 
     QUEUE_ROWS = "queue_rows"
     QUEUE_BYTES = "queue_bytes"
@@ -33,7 +33,7 @@ class Refusal(StrEnum):
     STOPPING = "stopping"
 
 
-CLOSED = "closed"  # the failure of a run that the end of the batcher has cut off
+CLOSED = "closed"  # the failure of a run that was cut off because the batcher ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Run:
 
     Attributes:
         pieces: whose rows they were.
-        rows: how many.
-        limit: how many it might have had.
-        reason: why then.
+        rows: how many rows there were.
+        limit: how many rows it might have had.
+        reason: why it began when it did.
         started: seconds on the batcher's clock.
         seconds: how long it took.
         failure: what the engine raised, in words, or CLOSED; "" if it succeeded.
@@ -60,21 +60,21 @@ class Run:
 
     @property
     def began(self) -> list[Piece]:
-        """The pieces whose requests have waited until now: not those that were begun before."""
+        """The pieces whose requests have waited until now, without those that were begun before."""
         return [] if self.reason is Reason.RETRY else [piece for piece in self.pieces if not piece.start]
 
 
 class Observer(Protocol):
-    """Called in the loop's thread, so each method must be quick. What one raises is logged, and harms nobody."""
+    """Called in the loop's thread, so each method must be quick. What it raises is logged, and has no other effect."""
 
     def arrived(self) -> object:
-        """A request will wait; called in its caller's task. What it returns is kept as `Request.note`."""
+        """A request begins to wait; called in its caller's task. The result is kept as `Request.note`."""
 
     def refused(self, cause: Refusal) -> None:
-        """A request has got an error that is not the engine's."""
+        """A request has failed with an error that is not the engine's."""
 
     def computed(self, run: Run) -> None:
-        """The engine has run; those whose last rows these were have not been told yet."""
+        """The engine has run a batch; the requests that it completes have not been answered yet."""
 
 
 class Unobserved:
@@ -92,7 +92,7 @@ class Unobserved:
 
 
 class Guarded:
-    """An observer that may fail: nobody's answer may depend on who looks on."""
+    """An observer that may fail: no answer may depend on who observes."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

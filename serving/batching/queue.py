@@ -1,16 +1,16 @@
 """Rows that wait: how many may, and whose go into the next batch.
 
 There are two lanes, each first come, first served: small requests (up to an eighth of a batch) and large ones. While
-both wait, each has half of every batch, and what one lane does not need the other may have. So a small request waits
-for the batch that runs and for small ones before it, never for all batches of a large one; and a large one has half of
-the engine whatever arrives after it. Large requests finish one after the other, which is sooner on average than if they
-shared each batch among them.
+both wait, each has half of every batch, and either may use what the other does not need. So a small request waits for
+the batch that runs and for small ones before it, never for all batches of a large one; and a large one has half of the
+engine whatever arrives after it. Large requests finish one after the other, which is sooner on average than if they
+shared each batch.
 
-A batch that would end too late for somebody in it has fewer rows of the large lane; the others come with the next one.
-What that lane then gets less than its half is owed to it, and so are the rows that the engine could have computed in
-what two batches cost more than one. While a whole batch is owed, batches are full again, and who cannot wait for the
-end of a full one leaves: many hurried requests must not have the engine to themselves, nor have it compute a few rows
-at a time, at a fraction of its rate.
+A batch that would end too late for a request in it takes fewer rows from the large lane; the rest come with the next
+batch. The rows by which that lane then falls short of its half are owed to it, and so are the rows that the engine
+could have computed in the time that two batches cost more than one. While a whole batch is owed, batches are full
+again, and a request that cannot wait for the end of a full one leaves: many urgent requests must not have the engine to
+themselves, nor make it compute a few rows at a time, at a fraction of its rate.
 """
 
 import math
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from serving.batching.delivery import Piece, Request
 from serving.batching.observer import Refusal
 
-SPARE = 0.1  # times its cost: what a batch with fewer rows for a deadline leaves over for it
+SPARE = 0.1  # times its cost: the margin that a batch which was cut for a deadline leaves before it
 SMALL_FRACTION = 8  # a small request has at most one eighth of the rows of a batch
 
 
@@ -32,7 +32,7 @@ class Limits:
     Attributes:
         max_batch_rows: rows of one batch.
         max_queue_rows: rows that wait.
-        max_queue_bytes: bytes of the requests that wait; a single larger one may, if it is alone.
+        max_queue_bytes: bytes of the requests that wait; a single larger one may wait alone.
         max_delay: seconds that a free engine waits for a fuller batch.
     """
 
@@ -67,7 +67,7 @@ class Queue:
         return self._small.rows + self._large.rows
 
     def limit_batches(self, rows: int) -> None:
-        """Batches have at most `rows` rows from now on. What a small request is stays: who waits keeps the lane."""
+        """Limit batches to `rows` rows from now on. What counts as small stays: waiting requests keep their lane."""
         self._limits = replace(self._limits, max_batch_rows=rows)
 
     def refusal(self, rows: int, size: int) -> tuple[Refusal, str] | None:
@@ -82,9 +82,9 @@ class Queue:
         return None
 
     def rows_until(self, rows: int) -> int:
-        """Rows that are computed until a request of `rows` rows is, were it added now.
+        """Rows that would be computed until a request of `rows` rows, added now, is done.
 
-        Batches are full if they can; the last one of a small request may have small ones alone.
+        Batches are full where possible; the last one of a small request may hold only small ones.
         """
         small = rows <= self._small_rows
         lane, other = (self._small, self._large) if small else (self._large, self._small)
@@ -103,7 +103,7 @@ class Queue:
         self.bytes += request.rows.nbytes
 
     def remove(self, request: Request) -> None:
-        """Whatever rows of it wait leave; nothing happens if none do."""
+        """Remove the rows of `request` that still wait, if any."""
         waiting = request.count - request.taken
         if waiting:
             self._drop(self._lane(request), request)
@@ -114,7 +114,7 @@ class Queue:
         return [*self._small.requests, *self._large.requests]
 
     def oldest_arrival(self) -> float:
-        """When the first of those that wait came; there must be one."""
+        """When the oldest waiting request arrived; there must be one."""
         return min(next(iter(lane.requests)).arrived for lane in (self._small, self._large) if lane.requests)
 
     def take(self, now: float, seconds: Callable[[int], float]) -> tuple[list[Piece], list[Request]]:
@@ -122,7 +122,7 @@ class Queue:
 
         Args:
             now: when the batch begins.
-            seconds: the cost of so many rows.
+            seconds: predicts the cost of a number of rows.
         """
         room, may_cut = self._limits.max_batch_rows, self._may_cut
         self._odd = 1 - self._odd  # the odd row goes to either lane in turn; a batch may have no other
@@ -162,10 +162,10 @@ class Queue:
         in_time: Callable[[int, float], bool] = lambda *_: True,
         latest: float = math.inf,
     ) -> tuple[list[Piece], list[Request]]:
-        """Up to `free` rows of a lane, for a batch that has `rows` already, and the requests that it is too late for.
+        """Up to `free` rows of a lane, for a batch that has `rows` already, and the requests that are too late for it.
 
-        `ends` says when a batch of so many rows has been computed, `in_time` whether that is before the deadline
-        `latest`, the earliest one of those in the batch.
+        `ends` says when a batch of a number of rows will have been computed, `in_time` whether that is before `latest`,
+        the earliest deadline in the batch.
         """
         pieces: list[Piece] = []
         late: list[Request] = []
@@ -205,7 +205,7 @@ class Queue:
 
 
 def _most(more: int, rows: int, latest: float, in_time: Callable[[int, float], bool]) -> int:
-    """How many of `more` rows a batch of `rows` may have besides, so that it is in time."""
+    """How many of `more` rows can join a batch of `rows` rows so that it is still in time."""
     if in_time(rows + more, latest):
         return more
     fits, too_many = 0, more

@@ -1,4 +1,4 @@
-"""What a graph has done since it was loaded, in sums: of the requests of all callers, and of its batches."""
+"""Sums of what a graph has done since it was loaded: the requests of all callers, and its batches."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from serving.batching.delivery import Batched
 
 @dataclass(slots=True)
 class Duration:
-    """How often, and how long altogether."""
+    """How often something happened, and how long it took altogether."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Once more."""
+        """Count one more."""
         self.count += 1
         self.seconds += seconds
 
@@ -24,13 +24,13 @@ class Statistics:
     """Sums; they only grow.
 
     Attributes:
-        success: of requests, from arrival to answer.
-        fail: of those that were refused, failed or left.
-        queue: of those that succeeded, until the engine began with them.
-        compute: of those, in the engine.
-        rows: of those.
-        batches: what a batch took, by its rows; those that failed are not here.
-        last_run: when the last of them had been computed, as Unix time; 0 is never.
+        success: requests that were answered, from arrival to answer.
+        fail: requests that were refused, failed or left.
+        queue: the successful requests, until the engine began with them.
+        compute: the successful requests, in the engine.
+        rows: the rows of the successful requests.
+        batches: the successful batches, by their number of rows.
+        last_run: when the last batch had been computed, as Unix time; 0 means never.
     """
 
     success: Duration = field(default_factory=Duration)
@@ -42,14 +42,14 @@ class Statistics:
     last_run: float = 0.0
 
     def answered(self, rows: int, seconds: float, batched: Batched) -> None:
-        """A request has got its answer, `seconds` after it came."""
+        """A request was answered, `seconds` after it came."""
         self.success.add(seconds)
         self.queue.add(batched.queue_seconds)
         self.compute.add(batched.compute_seconds)
         self.rows += rows
 
     def failed(self, seconds: float) -> None:
-        """A request has ended without."""
+        """A request has ended without an answer."""
         self.fail.add(seconds)
 
     def ran(self, rows: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`python -m serving doctor`: looks at everything that a set-up needs, before it is started."""
+"""`python -m serving doctor`: checks everything that a set-up needs, before it is started."""
 
 from serving.doctor.command import doctor, examine
 

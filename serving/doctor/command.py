@@ -1,4 +1,4 @@
-"""The command, and the list of what it looks at: the library's checks, then those of a server with these settings."""
+"""The command, and the list of its checks: the library's, then those of a server with these settings."""
 
 import datetime
 import os
@@ -19,10 +19,10 @@ from vaeport.machine import affinity, read_limits, total_memory, usable_cores
 
 
 def doctor(settings: Annotated[Settings, tyro.conf.OmitArgPrefixes], json: bool = False) -> None:
-    """Look at what a server with these settings needs, without starting one. Exits 1 if something would fail.
+    """Check what a server with these settings needs, without starting one. Exits 1 if something would fail.
 
     Args:
-        settings: of that server.
+        settings: the server's settings.
         json: for machines: an object with `ok` and `findings`, each with name, level, text and advice.
     """
     gpus = [] if settings.device == "cpu" else visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -33,10 +33,10 @@ def doctor(settings: Annotated[Settings, tyro.conf.OmitArgPrefixes], json: bool 
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Everything there is to look at, one finding at a time, since some take seconds.
+    """All findings, one at a time, since some take seconds.
 
     Args:
-        settings: of the server; `workers` is the actual number.
+        settings: the server's settings; `workers` is the actual number.
     """
     installed, limits, workers = general.installed_distributions(), read_limits(), settings.workers
     threads = workers * (settings.threads or max(1, usable_cores() // workers))
@@ -53,7 +53,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def check_settings(settings: Settings) -> Finding:
-    """What the server itself refuses."""
+    """Whether the server itself would refuse the settings."""
     try:
         settings.check()
     except SettingsError as error:
@@ -62,7 +62,7 @@ def check_settings(settings: Settings) -> Finding:
 
 
 def examine_doors(settings: Settings) -> Iterator[Finding]:
-    """The ways in, and what guards them."""
+    """Findings on the addresses, and on what guards them."""
     now = datetime.datetime.now(datetime.UTC)
     if settings.listen:
         yield doors.unix_socket(settings.listen)

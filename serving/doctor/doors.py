@@ -1,4 +1,6 @@
-"""The ways into a server: is the port free, the certificate valid, who may read the tokens. Shows nothing secret."""
+"""Checks of the ways into a server: is the port free, is the certificate valid, who may read the tokens. They show
+nothing secret.
+"""
 
 import contextlib
 import datetime
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 EXPIRES_SOON = datetime.timedelta(days=14)
-LISTENING = "0A"  # of /proc/net/tcp, state TCP_LISTEN
+LISTENING = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 
 
 def port(name: str, host: str, number: int) -> Finding:
-    """Whether a server could listen there, and if not, who does."""
+    """Whether a server could listen there, and if not, which process does."""
     where = f"{host}:{number}"
     try:
         family, _, _, _, target = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
@@ -41,7 +43,7 @@ def port_holder(number: int, proc: Path = Path("/proc")) -> str:
     """Who listens on a TCP port, "process 7 (python)", as far as this user may see; "" if that is not known."""
     sockets = {f"socket:[{inode}]" for inode in _listening(number, proc)}
     for link in proc.glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             if str(link.readlink()) in sockets:
                 process = link.parents[1]
                 return f"process {process.name} ({(process / 'comm').read_text().strip()})"
@@ -72,7 +74,7 @@ def unix_socket(listen: str) -> Finding:
 
 
 def exposure(settings: Settings) -> Finding:
-    """Who else reaches the server, and what would stop them."""
+    """Who else can reach the server, and what would stop them."""
     try:
         check_exposure(settings)
         said = what_is_open(settings)
@@ -84,7 +86,7 @@ def exposure(settings: Settings) -> Finding:
 
 
 def certificate(cert: Path, key: Path, host: str, now: datetime.datetime) -> Finding:
-    """A certificate and its key: what the server would take, valid for a while, with names that clients can check.
+    """Whether the server would take a certificate and its key, how long it is valid, and which names clients can check.
 
     Args:
         cert: PEM, the server's own certificate first.
@@ -108,7 +110,7 @@ def certificate(cert: Path, key: Path, host: str, now: datetime.datetime) -> Fin
 
 
 def authority(path: Path, now: datetime.datetime) -> Finding:
-    """The certificates that sign those of clients: readable, valid today."""
+    """Whether the authorities of clients' certificates are readable, and valid today."""
     from cryptography import x509
 
     name = "client CA"
@@ -147,7 +149,7 @@ def _names(name: str, path: Path, cert: "x509.Certificate", host: str) -> Findin
 
 
 def _is_one_address(host: str) -> bool:
-    """Whether clients could name the server so: not a wildcard."""
+    """Whether clients could use `host` as the server's name: it is not a wildcard."""
     try:
         return not ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -155,7 +157,7 @@ def _is_one_address(host: str) -> bool:
 
 
 def tokens(path: Path, now: datetime.datetime) -> Finding:
-    """The file of tokens: what the server would take, and that nobody else may write it."""
+    """Whether the server would take the file of tokens, and nobody else may write it."""
     try:
         found = read_tokens(path)
         mode = path.stat().st_mode

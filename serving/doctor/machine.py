@@ -1,11 +1,11 @@
-"""What the machine lets a server have, beyond cores and memory."""
+"""Checks of what the machine offers a server, beyond cores and memory."""
 
 import ctypes
 import resource
 
 from vaeport.findings import Finding, ok, warn
 
-MIN_DESCRIPTORS = 4096  # each connection is one
+MIN_DESCRIPTORS = 4096  # each connection takes one
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 SIZE_OF_TIMEX = 256  # bytes; 208 on 64 bits
 
@@ -24,7 +24,7 @@ def file_descriptors(limit: int) -> Finding:
 
 
 def clock_is_synchronised() -> bool | None:
-    """What the kernel says of its clock; None if it does not say."""
+    """What the kernel says about its clock; None if it does not say."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         state: int = libc.adjtimex(ctypes.create_string_buffer(SIZE_OF_TIMEX))  # all zero: it only asks
@@ -34,7 +34,7 @@ def clock_is_synchronised() -> bool | None:
 
 
 def clock(*, synchronised: bool | None) -> Finding:
-    """Certificates are valid between dates, and logs of several machines are read together."""
+    """Whether the clock is right: certificates have dates, and logs of several machines are read together."""
     if synchronised is False:
         return warn("clock", "not synchronised, says the kernel", "run chrony or systemd-timesyncd on the host")
     return ok("clock", "synchronised" if synchronised else "the kernel does not say whether it is synchronised")

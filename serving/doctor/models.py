@@ -1,4 +1,4 @@
-"""The folder of models, as a server with these settings would load it."""
+"""Checks of the folder of models, as a server with these settings would load it."""
 
 import contextlib
 import time
@@ -25,11 +25,11 @@ from vaeport.package import open_package
 from vaeport.signing import check_signature, signature_path
 from vaeport.versions import default_package, default_version, pinned, versions
 
-WORKER_BYTES = 130 << 20  # of a worker on the CPU without its models (docs/results/serving.md)
+WORKER_BYTES = 130 << 20  # what a worker on the CPU takes without its models (docs/results/serving.md)
 
 
 def examine_models(settings: Settings) -> Iterator[Finding]:
-    """A finding for each model, or one that there is none."""
+    """A finding for each model, or one finding that there are no models."""
     try:
         names = model_names(settings.models)
     except OSError as error:
@@ -50,7 +50,7 @@ def model_names(folder: Path) -> list[str]:
 
 
 def default_model(wanted: str, names: Sequence[str]) -> Finding:
-    """What a request without a name means."""
+    """Which model a request without a name means."""
     name, there = "models", ", ".join(names)
     if wanted and wanted not in names:
         return fail(name, f"{there}; --default-model {wanted} is not there", "name one that is")
@@ -60,7 +60,7 @@ def default_model(wanted: str, names: Sequence[str]) -> Finding:
 
 
 def _device(settings: Settings) -> Device | None:
-    """Where models can be tried; another finding has said if that is not what the settings ask for."""
+    """The device to try models on; another finding has said if it is not the one that the settings ask for."""
     for requested in (settings.device, "cpu"):
         with contextlib.suppress(VaeportError):
             return replace(choose_device(requested), cuda=CudaOptions(tf32=settings.tf32))
@@ -86,7 +86,7 @@ def examine_model(folder: Path, settings: Settings, device: Device) -> Finding:
 
 
 def _try(path: Path, settings: Settings, device: Device) -> tuple[bool, str]:
-    """Whether golden vectors were replayed, and what is to be said; raises what the server would refuse it for."""
+    """Whether golden vectors were replayed, and notes on the package; raises what the server would refuse it for."""
     package = open_package(path)
     if settings.require_signature is not None:
         check_signature(package, settings.require_signature)
@@ -104,9 +104,9 @@ def _try(path: Path, settings: Settings, device: Device) -> tuple[bool, str]:
 
 
 def memory_needed(folder: Path, workers: int) -> int:
-    """Bytes that the workers will take when idle, roughly: what each is without models, and twice its graphs' files.
+    """Roughly the bytes that idle workers will take: each one's own memory, and twice the size of its graphs' files.
 
-    While a reload runs there are twice as many of them.
+    While a reload runs there are twice as many workers.
     """
     graphs = 0
     for name in model_names(folder):

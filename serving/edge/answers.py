@@ -1,8 +1,8 @@
-"""Answers on their way: gRPC keeps them in memory until their callers have read them, which nobody else can bound.
+"""A bound on unread answers: gRPC keeps answers in memory until their callers have read them, without a limit.
 
-An answer counts from the moment it is written out until its call has ended; gRPC has it twice meanwhile. Nothing can
-end it before, short of its connection: grpc.aio has no way to end a call whose message is being sent. A connection that
-takes nothing at all does not answer the server's pings either, and is ended for that.
+An answer counts from the moment it is written out until its call has ended; gRPC holds it twice meanwhile. Only ending
+the connection can free it sooner: grpc.aio has no way to end a call whose message is being sent. A connection that
+reads nothing at all does not answer the server's pings either, and is closed for that.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 
 from vaeport.errors import OverloadedError
 
-COUNTED_BYTES = 16 * 1024  # smaller ones do not count: a call takes about as much by itself
+COUNTED_BYTES = 16 * 1024  # smaller answers do not count: a call itself takes about as much
 RETRY_SECONDS = 0.1
 
 
@@ -24,12 +24,12 @@ class Answers:
     """The bytes of answers on their way.
 
     Args:
-        most: at a time. The answers of calls that have been admitted may exceed it.
-        most_of_one: caller, likewise.
-        caller_of: who a caller is, by a grpc.aio.ServicerContext.
+        most: the most bytes for new calls to be admitted. The answers of admitted calls may exceed it.
+        most_of_one: the most bytes of one caller, likewise.
+        caller_of: the name of a caller, by a grpc.aio.ServicerContext.
 
     Attributes:
-        total: of all callers.
+        total: bytes of all callers.
     """
 
     def __init__(self, most: int, most_of_one: int, caller_of: Callable[[Any], str]) -> None:
@@ -38,7 +38,7 @@ class Answers:
         self._most_of_one = most_of_one
         self._caller_of = caller_of
         self._of: dict[str, int] = {}
-        self._full: set[str] = set()  # the callers who have as many as they may
+        self._full: set[str] = set()  # the callers that are at their limit
 
     def check(self, context: object) -> None:
         """Raise TooManyAnswersError if a new call of this caller, or of any, must wait for answers to be read."""

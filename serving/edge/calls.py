@@ -1,4 +1,4 @@
-"""One line in the log for each call, for who asks for it with `--log-calls`: what came of it, never what was in it."""
+"""One line in the log for each call, with `--log-calls`: its outcome, never its content."""
 
 import logging
 from typing import Any, Literal
@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 class CallLog:
-    """Observes the calls of one method, and leaves a line for each that failed, or for all."""
+    """Observes the calls of one method, and logs each one, or only those that failed."""
 
     def __init__(self, method: str, which: LogCalls) -> None:
         self._method = method
         self._all = which == "all"
 
     def began(self, context: Any) -> Any:
-        """The call is known by its context."""
+        """The note is the call's context."""
         return context
 
     def ended(self, context: Any, code: str, seconds: float) -> None:
@@ -29,7 +29,7 @@ class CallLog:
 
 
 def _log(method: str, status: str, context: Any, seconds: float) -> None:
-    told = dict(context.trailing_metadata() or ()).get(REQUEST_ID_KEY)  # the caller of a failed call has this one
+    told = dict(context.trailing_metadata() or ()).get(REQUEST_ID_KEY)  # the id that a failed call's caller was given
     request_id = told or request_id_of(context.invocation_metadata() or ())
     milliseconds = round(seconds * 1000, 3)
     log.info(

@@ -1,4 +1,4 @@
-"""The check of bearer tokens at the door, and who the caller of a running call is."""
+"""The check of bearer tokens at the door, and the name of a running call's caller."""
 
 import time
 from collections.abc import Iterable
@@ -20,14 +20,14 @@ _token_name: ContextVar[str] = ContextVar("token_name", default="")  # a call's 
 
 
 def check_admin_closed(details: Details) -> VaeportError | None:
-    """The check of a server without tokens: everyone may do all but change it."""
+    """The check of a server without tokens: everyone may do everything except change the server."""
     if scope_of(details.method) is not Scope.ADMIN:
         return None
     return PermissionDeniedError("this call is closed: start the server with --tokens, and with a token for admin")
 
 
 def token_check(tokens: Watched[Tokens]) -> Check:
-    """The check of a server with tokens: each method asks for what serving.security.access says."""
+    """The check of a server with tokens: each method needs the scope that serving.security.access names."""
 
     def check(details: Details) -> VaeportError | None:
         needed = scope_of(details.method)
@@ -42,7 +42,7 @@ def token_check(tokens: Watched[Tokens]) -> Check:
         if token.expires is not None and token.expires <= time.time():
             return UnauthenticatedError(f"the token of {token.name} has expired")
         if needed not in token.scopes:
-            return PermissionDeniedError(f"the token of {token.name} is not for {needed}, which this call needs")
+            return PermissionDeniedError(f"the token of {token.name} lacks the scope {needed}, which this call needs")
         _token_name.set(token.name)
         return None
 
@@ -61,7 +61,7 @@ def bearer_of(metadata: Metadata) -> str | None:
 
 
 class Context(Protocol):
-    """What is needed of a grpc.aio.ServicerContext."""
+    """The part of a grpc.aio.ServicerContext that is used here."""
 
     def peer(self) -> str:
         """ipv4:ADDRESS:PORT, ipv6:[ADDRESS]:PORT with percent signs, or unix:"""
@@ -80,7 +80,7 @@ def caller_of(context: Context) -> str:
 
 
 def host_of(peer: str) -> str:
-    """The host of a peer, without its port. Of an IPv6 address the /64: whoever has one address has all of these."""
+    """The host of a peer, without its port. For IPv6 its /64 network: the owner of one address usually has them all."""
     family, _, rest = peer.partition(":")
     host = rest.rpartition(":")[0]
     if family != "ipv6":

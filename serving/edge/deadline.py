@@ -3,11 +3,11 @@
 import asyncio
 from typing import Protocol
 
-LONGEST_SECONDS = 365 * 24 * 3600.0  # clients that want none send deadlines of centuries, which no clock can hold
+LONGEST_SECONDS = 365 * 24 * 3600.0  # clients that want no deadline send one of centuries, which no clock can hold
 
 
 class Context(Protocol):
-    """What is needed of a grpc.aio.ServicerContext."""
+    """The part of a grpc.aio.ServicerContext that is used here."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline; None without one."""
@@ -22,7 +22,7 @@ def deadline_of(context: Context) -> float | None:
 
 
 def within(seconds: float | None, deadline: float | None) -> float | None:
-    """The earlier of a deadline and `seconds` from now; None is none."""
+    """The earlier of a deadline and `seconds` from now; None means no limit."""
     if seconds is None or seconds > LONGEST_SECONDS:
         return deadline
     own = asyncio.get_running_loop().time() + seconds

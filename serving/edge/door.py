@@ -1,7 +1,7 @@
-"""The door: every call comes by here before a byte of its message is read.
+"""The door: every call passes it before a byte of its message is read.
 
-A check sees the method and the metadata. The first one that has an objection ends the call: its message is never read,
-let alone parsed. Who may come in is answered by the handler of the method.
+A check sees the method and the metadata. The first check that objects ends the call: its message is never read, let
+alone parsed. A call that passes all checks is answered by the handler of its method.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from vaeport.errors import VaeportError
 from vaeport.wire import REQUEST_ID_KEY
 
 if TYPE_CHECKING:
-    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable in the stubs alone
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # subscriptable only in the stubs
 
 NOT_OFFERED = Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method here")
 
@@ -28,7 +28,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Details(Protocol):
-    """What is known of a call before its message: of a grpc.HandlerCallDetails."""
+    """What is known of a call before its message: the part of a grpc.HandlerCallDetails that is used here."""
 
     method: str
     """/package.Service/Method."""
@@ -41,10 +41,10 @@ Check = Callable[[Details], VaeportError | None]
 
 
 class Door(grpc.GenericRpcHandler):
-    """All methods on a port, behind some checks; they are asked in order.
+    """All methods on a port, behind checks that are asked in order.
 
     Args:
-        checks: what may speak against a call.
+        checks: each may object to a call.
         telemetry: is told of refusals.
     """
 
@@ -57,8 +57,8 @@ class Door(grpc.GenericRpcHandler):
     def add(self, method: str, handler: "Handler", observers: Sequence[CallObserver] = ()) -> None:
         """Offer `/package.Service/Method`.
 
-        `observers` are told of the calls that are refused here. Nobody is of what is not offered: its name would be a
-        stranger's text.
+        `observers` are told of the calls that are refused here. Calls of unknown methods are not observed: a stranger
+        chose their names.
         """
         self._handlers[method] = handler
         self._observers[method] = observers
@@ -66,7 +66,7 @@ class Door(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Details) -> "Handler":  # type: ignore[override]
         """The handler of a call, or one that refuses it.
 
-        What is not offered is UNIMPLEMENTED for everybody: clients find out that way which services there are.
+        An unknown method is UNIMPLEMENTED for everybody: that is how clients find out which services there are.
         """
         method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
         handler = self._handlers.get(method)
@@ -90,7 +90,7 @@ class Door(grpc.GenericRpcHandler):
 
 
 def refusal(failure: Failure, observers: Sequence[CallObserver] = ()) -> "Handler":
-    """A handler that ends a call at once. As that of a stream it decides itself what to read: nothing."""
+    """A handler that ends a call at once. It is a stream's handler, which decides itself what to read: nothing."""
 
     async def refuse(_requests: object, context: Any) -> None:
         await abort(context, failure)
@@ -102,5 +102,7 @@ async def abort(context: Any, failure: Failure) -> None:
     """End a call with a status."""
     try:
         await context.abort(failure.code, failure.text, failure.trailing_metadata)
-    except aio.InternalError:  # the caller has left, or its deadline has passed; grpc would log that with a traceback,
-        raise asyncio.CancelledError from None  # for each such call, just when there is no time to lose
+    except aio.InternalError:
+        # The caller has left, or its deadline has passed. grpc would log a traceback for each such call, just when
+        # there is no time to lose.
+        raise asyncio.CancelledError from None

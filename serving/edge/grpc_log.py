@@ -1,18 +1,18 @@
-"""What gRPC writes to the log by itself, less what a stranger could fill it with."""
+"""A filter for gRPC's own log lines: a stranger must not be able to fill the log."""
 
 import logging
 
 from grpc import aio
 
 NOISE = (
-    UnicodeDecodeError,  # a path or a header that is no UTF-8. It is repeated in full, and may be a token
-    aio.InternalError,  # an answer that nobody is there to take any more
+    UnicodeDecodeError,  # a path or a header is not UTF-8; the text repeats it in full, and it may be a token
+    aio.InternalError,  # the caller of an answer has gone
 )
 
 
 def keep_strangers_out_of_the_log() -> None:
-    """Drop what gRPC says, with a traceback, of each such call. Whoever still listens is answered all the same."""
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)  # twice is once
+    """Drop the traceback that gRPC logs for each such call. A caller that is still there is answered all the same."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)  # adding it twice adds it once
 
 
 def _is_news(record: logging.LogRecord) -> bool:

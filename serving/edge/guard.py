@@ -1,9 +1,9 @@
 """One layer around every method of every service on the port, health and reflection included.
 
-It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors into the
-statuses of serving.edge.status, so that no traceback leaves the process; those of writing out an answer, too. While the
-server drains, new calls are refused, but for those that ask for its health. What one caller has in hand is counted
-here, if it is limited: at the door nobody knows yet from where a call comes.
+It turns bytes that do not parse into INVALID_ARGUMENT (grpc.aio alone would answer UNKNOWN) and errors, also those of
+serialising an answer, into the statuses of serving.edge.status, so that no traceback leaves the process. While the
+server drains, new calls are refused, except those that ask for its health. The calls and bytes of each caller are
+counted here, if they are limited: at the door it is not known yet where a call comes from.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ class GuardedServer:
 
     Args:
         server: the real one, which gets a single handler: the door.
-        checks: what the door asks, besides whether the server drains.
-        peers: what each caller may have in hand; None is no limit.
-        answers: how many bytes of answers may be on their way; None is no limit.
-        log_calls: which calls leave a line in the log.
-        telemetry: is told of every call of a method that is offered, and of refusals.
+        checks: the door's checks, besides the one whether the server drains.
+        peers: the limits of each caller; None means no limit.
+        answers: the limits of bytes of unread answers; None means no limit.
+        log_calls: which calls are logged.
+        telemetry: is told of every call of a known method, and of refusals.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class GuardedServer:
         self._idle.set()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Generated code registers every service twice; the other call names the methods, so it is the one to wrap."""
+        """Do nothing. Generated code registers a service twice; the other call names the methods, and is wrapped."""
 
     def add_registered_method_handlers(self, service: str, handlers: "Mapping[str, Handler]") -> None:
         """Called by generated code with the methods of one service."""
@@ -83,11 +83,11 @@ class GuardedServer:
         return self._active
 
     def refuse(self) -> None:
-        """Refuse new calls with UNAVAILABLE from now on; streams, of requests or responses, end after the next one."""
+        """Refuse new calls with UNAVAILABLE from now on; streams end after their next request or response."""
         self._draining.set()
 
     async def drain(self, grace: float) -> bool:
-        """Wait until the accepted calls are answered, `grace` seconds at most; whether they are.
+        """Wait at most `grace` seconds until the accepted calls are answered; returns whether they are.
 
         Streams of health and reflection are not waited for: a watcher never ends.
         """
@@ -120,7 +120,7 @@ class GuardedServer:
                 self._enter()
             hold = None
             try:
-                if self._draining.is_set() and not of_health:  # since it came by the door
+                if self._draining.is_set() and not of_health:  # the drain began after the call had passed the door
                     raise DrainingError()
                 if answers is not None:
                     answers.check(context)
@@ -138,8 +138,8 @@ class GuardedServer:
                 return response
             except aio.AbortError:
                 raise  # a servicer has chosen its own status
-            except aio.InternalError:  # what was to be read or written has nobody at its other end any more; grpc says
-                raise asyncio.CancelledError from None  # nothing of a cancelled call
+            except aio.InternalError:
+                raise asyncio.CancelledError from None  # the caller has gone; grpc logs nothing for a cancelled call
             except Exception as error:
                 if cause := cause_of(error):
                     self._telemetry.refused(cause)
@@ -150,7 +150,7 @@ class GuardedServer:
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         watched = observed(guarded, observers)
-        # gRPC gets and gives bytes as they are: what went wrong in its hands would escape as UNKNOWN, with its text.
+        # gRPC takes and gives plain bytes: an error inside its own conversion would escape as UNKNOWN, with its text.
         return cast("Handler", make(watched))
 
     def _enter(self) -> None:
@@ -158,7 +158,7 @@ class GuardedServer:
         self._idle.clear()
         task = asyncio.current_task()
         assert task is not None
-        task.add_done_callback(self._leave)  # its answer has been sent then; it has not when the handler returns
+        task.add_done_callback(self._leave)  # when the task is done its answer has been sent, unlike when we return
 
     def _leave(self, _task: object) -> None:
         self._active -= 1
@@ -167,7 +167,7 @@ class GuardedServer:
 
 
 def _writer(serialise: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Writes out a message that has not been written."""
+    """A function that serialises a message, unless that has been done already."""
 
     def write(response: Any) -> bytes:
         return response.data if type(response) is Written else serialise(response)
@@ -199,7 +199,7 @@ _END: Any = object()
 
 
 async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
-    """The next request, or _END. While the caller sends none, the drain is noticed, too."""
+    """The next request, or _END. A drain is noticed even while the caller sends nothing."""
     coming = asyncio.ensure_future(anext(requests, _END))
     try:
         await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -213,10 +213,10 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
 def _stream(
     behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event
 ) -> Callable[[Any, Any], Awaitable[None]]:
-    """Responses of an async generator, until it is `ending`, written out one by one."""
+    """A handler that writes the responses of an async generator one by one, until `ending` is set."""
 
     async def stream(request: Any, context: Any) -> None:
-        async with contextlib.aclosing(behaviour(request, context)) as responses:  # now, not when it is collected
+        async with contextlib.aclosing(behaviour(request, context)) as responses:  # close now, not at collection
             async for response in responses:
                 await context.write(serialise(response))
                 if ending.is_set():

@@ -1,6 +1,6 @@
-"""Large messages are read and written on a thread, so that nobody else waits for as long as that takes.
+"""Large messages are read and written on a thread, so that no other call waits for that.
 
-The interpreter is held by one copy at a time then: 1,024 colour images of 64x64 are 50 MB, some 40 ms a copy.
+The thread holds the interpreter for one copy at a time: 1,024 colour images of 64x64 are 50 MB, some 40 ms a copy.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from vaeport.wire import MAX_AXES
 
-LARGE_BYTES = 256 * 1024  # which take a fifth of a millisecond: less than it takes a thread to get the interpreter back
+LARGE_BYTES = 256 * 1024  # take a fifth of a millisecond: less than a thread needs to get the interpreter back
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,19 +21,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer that has been written out already; the guard takes it in place of a message."""
+    """An answer that has been serialised already; the guard takes it in place of a message."""
 
     data: bytes
 
 
 async def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a pure function on the thread; if the caller is cancelled, what it gives is dropped."""
+    """Call a pure function on the thread; if the caller is cancelled, the result is dropped."""
     future = _thread().submit(function, *args, **kwargs)
     return await asyncio.wrap_future(future)
 
 
 def is_large(shape: Sequence[int]) -> bool:
-    """Whether a tensor that came, by the shape that it claims, is large. What it holds is checked by who reads it."""
+    """Whether a received tensor is large, by the shape that it claims. Its reader checks what it really holds."""
     return len(shape) <= MAX_AXES and prod(shape) >= LARGE_BYTES
 
 

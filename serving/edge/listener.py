@@ -1,9 +1,9 @@
-"""The sockets of a port: gRPC has no way to close those that listen before the others, nor to close the others gently.
+"""The sockets of a port: gRPC can neither close its listening sockets before the others, nor close the others gently.
 
-When a listening socket is closed, the kernel resets the connections that nobody has accepted yet, and their callers get
-an error although other workers listen on the same port. So before that, the kernel is told to drop new handshakes
-(their SYN) on this socket: what is under way is completed and accepted by gRPC meanwhile, and whose SYN was dropped
-sends it again within a second, by itself, and finds another worker then.
+When a listening socket is closed, the kernel resets the connections that have not been accepted yet, and their callers
+get an error although other workers listen on the same port. So before that, the kernel is told to drop new handshakes
+(their SYN) on this socket. Handshakes under way are completed and accepted by gRPC meanwhile; a client whose SYN was
+dropped sends it again by itself within a second, and then reaches another worker.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse_handshakes(where: Where) -> bool:
-    """Drop new handshakes on the sockets of this process that listen on a port; False if that is not possible."""
+    """Drop new handshakes on this process's listening sockets of a port; False if that is not possible."""
     listening = _descriptors(where, listening=True)
     try:
         for descriptor in listening:
@@ -46,10 +46,10 @@ def refuse_handshakes(where: Where) -> bool:
 
 
 def close_listeners(where: Where) -> None:
-    """Listen no more on a port: new connections go to other processes that do, or are refused.
+    """Stop listening on a port: new connections go to other processes that listen on it, or are refused.
 
-    gRPC must not notice, since it would close its connections as well: its descriptors get another socket, with which
-    nothing ever happens.
+    gRPC must not notice, since it would close its connections as well: its descriptors are given another socket, which
+    is never used.
     """
     with socket.socket() as idle:
         for descriptor in _descriptors(where, listening=True):
@@ -72,14 +72,14 @@ def _descriptors(where: Where, *, listening: bool) -> list[int]:
     """The sockets of this process on a port of its own, those that listen or the others."""
     found = []
     for descriptor in [int(path.name) for path in Path("/dev/fd").iterdir()]:
-        with contextlib.suppress(OSError), _duplicate(descriptor) as candidate:  # no socket, or closed meanwhile
+        with contextlib.suppress(OSError), _duplicate(descriptor) as candidate:  # not a socket, or closed meanwhile
             if _is_on(candidate, where) and _listens(candidate) is listening:
                 found.append(descriptor)
     return found
 
 
 def _duplicate(descriptor: int) -> socket.socket:
-    """The same socket under a descriptor of our own; raises OSError if it is none."""
+    """The same socket under a descriptor of our own; OSError if `descriptor` is not a socket."""
     copy = os.dup(descriptor)
     try:
         return socket.socket(fileno=copy)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Locks:
-    """Of one server.
+    """The TLS identity, tokens and limits of one server.
 
     Raises:
         SettingsError: certificate, key or tokens cannot be used.
@@ -35,11 +35,11 @@ class Locks:
         self._warned = datetime.min.replace(tzinfo=UTC)
 
     def checks(self) -> list[Check]:
-        """What the door asks."""
+        """The checks of the door."""
         return [token_check(self._tokens) if self._tokens else check_admin_closed]
 
     def server_credentials(self) -> grpc.ServerCredentials | None:
-        """Of the port; None is plain text."""
+        """The credentials of the port; None means plain text."""
         return server_credentials(self.identity) if self.identity else None
 
     def not_after(self) -> float | None:
@@ -47,7 +47,7 @@ class Locks:
         return self.identity.value.not_after.timestamp() if self.identity else None
 
     def renew(self) -> None:
-        """Read again what has changed. A broken file changes nothing, and is named in the log."""
+        """Read changed files again. A broken file changes nothing, and is named in the log."""
         if self._tokens:
             self._tokens.refresh()
         if self.identity and (self.identity.refresh() or datetime.now(UTC) - self._warned > WARN_AGAIN):
@@ -71,10 +71,10 @@ def _watch_identity(settings: Settings) -> Watched[Identity] | None:
 
 
 def server_credentials(identity: Watched[Identity]) -> grpc.ServerCredentials:
-    """TLS with the identity as it is when a connection comes; open ones stay as they are.
+    """TLS with the identity that is current when a connection is made; open connections keep theirs.
 
-    gRPC asks for it before each handshake, on a thread of its own, and several may ask at once. So nothing is read
-    there: the loop does that, and a thread takes what it finds.
+    gRPC asks for it before each handshake, on a thread of its own, and several may ask at once. So no
+    file is read there: the loop reads the files, and these threads use the latest result.
     """
     shown = identity.value
 

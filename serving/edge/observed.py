@@ -1,4 +1,4 @@
-"""One layer around every method, outside the guard: it sees what callers see, and when."""
+"""The outermost layer around every method, outside the guard: it sees what callers see, and when."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ CAUSES: dict[type[Exception], str] = {
 
 
 def cause_of(error: Exception) -> str | None:
-    """For which cause of serving.metrics.catalogue the edge refuses a call; None if this is no refusal of the edge."""
+    """The cause, of serving.metrics.catalogue, for which the edge refused a call; None if it did not."""
     return CAUSES.get(type(error))
 
 
@@ -40,14 +40,14 @@ class CallObserver(Protocol):
     """Is told of the calls of one method."""
 
     def began(self, context: Any, /) -> object:
-        """A call has come, with this grpc.aio.ServicerContext. What is returned is given back at its end."""
+        """A call has come, with this grpc.aio.ServicerContext. The result is passed to `ended`."""
 
     def ended(self, note: Any, code: str, seconds: float, /) -> None:
-        """It has ended, `seconds` later, with the status of that name."""
+        """The call has ended, `seconds` later, with the status named `code`."""
 
 
 def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
-    """The same, observed; `answer` aborts with every error."""
+    """`answer` with observers; it aborts the call for every error."""
     if not observers:
         return answer
     clock = time.perf_counter
@@ -62,7 +62,7 @@ def observed(answer: Answer, observers: Sequence[CallObserver]) -> Answer:
             code = _name(context.code(), "OK")
             return response
         except asyncio.CancelledError:
-            # grpc.aio cancels for both; a call that the guard found to be over has no status either.
+            # grpc.aio cancels the task in both cases; a call that the guard found to be over has no status either.
             if context.time_remaining() is not None and context.time_remaining() <= 0:
                 code = "DEADLINE_EXCEEDED"
             raise

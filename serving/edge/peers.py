@@ -1,27 +1,28 @@
-"""How much one caller may have in hand: calls, and bytes of their requests."""
+"""Limits of what one caller may have running: calls, and bytes of their requests."""
 
 from collections import deque
 
 from serving.edge.streams import IN_FLIGHT
 from vaeport.errors import OverloadedError
 
-RETRY_SECONDS = 0.1  # when a caller's own calls end, he knows best
+RETRY_SECONDS = 0.1  # a guess: the caller knows best when its own calls end
 
 
 class TooManyCallsError(OverloadedError):
-    """A caller has as many calls in hand as he may."""
+    """A caller has as many calls running as it may."""
 
 
 class TooManyBytesError(OverloadedError):
-    """A caller has as many bytes of requests in hand as he may."""
+    """A caller's running calls hold as many bytes of requests as they may."""
 
 
 class Peers:
-    """What each caller has in hand.
+    """The running calls and bytes of each caller.
 
     Args:
-        max_calls: at a time, of one caller; 0 is no limit.
-        max_bytes: of the requests of these calls; 0 is no limit. A single larger request may come alone.
+        max_calls: the most calls of one caller at a time; 0 means no limit.
+        max_bytes: the most bytes of the requests of these calls; 0 means no limit. A single larger request may come
+            alone.
     """
 
     def __init__(self, max_calls: int, max_bytes: int) -> None:
@@ -31,14 +32,14 @@ class Peers:
         self._bytes: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """Callers with a call in hand."""
+        """The number of callers with a running call."""
         return len(self._calls)
 
     def enter(self, caller: str) -> "Hold":
         """Count a call, until `Hold.end`.
 
         Raises:
-            OverloadedError: he has as many as he may.
+            OverloadedError: the caller has as many as it may.
         """
         calls = self._calls.get(caller, 0)
         if self.max_calls and calls >= self.max_calls:
@@ -47,7 +48,7 @@ class Peers:
         return Hold(self, caller)
 
     def add(self, caller: str, size: int) -> None:
-        """Count the bytes of a request; OverloadedError if they are too many."""
+        """Count the bytes of a request; raises OverloadedError if they are too many."""
         held = self._bytes.get(caller, 0)
         if self.max_bytes and held and held + size > self.max_bytes:
             raise TooManyBytesError(
@@ -56,7 +57,7 @@ class Peers:
         self._bytes[caller] = held + size
 
     def subtract(self, caller: str, calls: int, size: int) -> None:
-        """What is done with; a caller who has nothing left in hand is forgotten."""
+        """Count calls and bytes no more; a caller with nothing left is forgotten."""
         for counts, less in ((self._calls, calls), (self._bytes, size)):
             left = counts.get(caller, 0) - less
             if left:
@@ -66,7 +67,7 @@ class Peers:
 
 
 class Hold:
-    """What one call has in hand."""
+    """The bytes that one call holds."""
 
     __slots__ = ("_caller", "_peers", "_sizes")
 
@@ -76,7 +77,7 @@ class Hold:
         self._sizes: deque[int] = deque()
 
     def take(self, size: int) -> None:
-        """Count a message. Of a stream, the last IN_FLIGHT are in hand: it answers in order, and reads no faster.
+        """Count a message. A stream holds its last IN_FLIGHT messages: it answers in order, and reads no faster.
 
         Raises:
             OverloadedError: too many bytes.

@@ -12,9 +12,9 @@ from serving.security import unix
 from serving.security.listen import UNIX
 from serving.settings import SettingsError
 
-HANDSHAKE_SECONDS = 0.3  # for handshakes that are under way: a round trip to the other end of the world
+HANDSHAKE_SECONDS = 0.3  # for handshakes under way: a round trip to the other end of the world
 LOOK_SECONDS = 0.2
-LOOK_SHARE = 50  # times what a look takes: with many thousand connections it holds the loop up for long
+LOOK_SHARE = 50  # the pause between looks, in durations of a look: with many connections a look blocks the loop
 
 
 class Port:
@@ -23,7 +23,7 @@ class Port:
     Args:
         server: not started yet.
         address: "HOST:PORT", or "unix:PATH".
-        credentials: for TLS; None is plain text.
+        credentials: for TLS; None means plain text.
         socket_mode: the permissions of a socket in the file system.
 
     Raises:
@@ -43,23 +43,23 @@ class Port:
                 _bind(server, f"{UNIX}{self._where}", credentials)
 
     def publish(self) -> None:
-        """Once the server has started: callers find it, instead of a predecessor."""
+        """Let callers find this server instead of a predecessor; call it once the server has started."""
         if self._path is not None:
             self._inode = unix.publish(self._path)
 
     def withdraw(self) -> None:
-        """Leave nothing behind."""
+        """Remove what `publish` made."""
         if self._path is not None and self._inode is not None:
             unix.withdraw(self._path, self._inode)
 
     async def close(self) -> None:
-        """Listen no more; whoever is connected stays. A caller whose handshake is under way is let in first."""
+        """Stop listening; open connections stay. Handshakes that are under way are completed first."""
         if refuse_handshakes(self._where):
             await asyncio.sleep(HANDSHAKE_SECONDS)
         close_listeners(self._where)
 
     async def emptied(self, seconds: float) -> None:
-        """Wait until nobody is connected any more, so long at most."""
+        """Wait until no connection is left, for `seconds` at most."""
         time = asyncio.get_running_loop().time
         until = time() + seconds
         while (began := time()) < until and count_connections(self._where):
@@ -67,7 +67,7 @@ class Port:
             await asyncio.sleep(max(LOOK_SECONDS, LOOK_SHARE * took))
 
     def cut(self) -> None:
-        """Listen no more, and end all connections once what was sent has been received: callers see UNAVAILABLE."""
+        """Stop listening, and end all connections once what was sent has been received: callers see UNAVAILABLE."""
         close_listeners(self._where)
         end_connections(self._where)
 

@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 
 def reflection_servicer(files: Iterable[FileDescriptor]) -> reflection.aio.ReflectionServicer:
-    """Lists and describes every service in these files."""
+    """A servicer that lists and describes every service in these files."""
     pool = DescriptorPool()
     names: list[str] = []
     for file in files:
@@ -18,7 +18,7 @@ def reflection_servicer(files: Iterable[FileDescriptor]) -> reflection.aio.Refle
 
 
 def _add(file: FileDescriptor, pool: DescriptorPool) -> None:
-    """A file after those it imports. The same one twice is no harm."""
+    """Add a file after those it imports. Adding the same file twice does no harm."""
     for imported in file.dependencies:
         _add(imported, pool)
     pool.AddSerializedFile(file.serialized_pb)  # type: ignore[no-untyped-call]

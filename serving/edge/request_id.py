@@ -1,7 +1,7 @@
 """Request ids: one for each call, seen by its caller in errors and by the operator in the log.
 
-A caller may bring its own in the metadata `x-request-id`. Else one is made when it is first needed, which is when
-something has gone wrong or is logged: a call that succeeds pays nothing.
+A caller may send its own in the metadata `x-request-id`. Otherwise one is made when it is first needed, for an error or
+a log line, so that it costs a successful call nothing.
 """
 
 import re

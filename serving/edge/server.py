@@ -29,11 +29,11 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import MAX_MESSAGE_BYTES
 
 VAE_SERVICE = vae_pb2.DESCRIPTOR.services_by_name["VaeService"].full_name
-NEWS_SECONDS = 0.1  # until those who watch the health have heard of a change
+NEWS_SECONDS = 0.1  # until the watchers of the health have received a change
 AGED = 1.1  # gRPC spreads the ages of connections by a tenth (proposal A9)
-FLUSH_SECONDS = 0.5  # for responses that are on their way; streams that never end are cut then
+FLUSH_SECONDS = 0.5  # for responses on their way; endless streams are cut after it
 PLAIN = Settings()  # on loopback: no TLS, no tokens, no limits of callers
-ANSWER_SHARES = 4  # callers who read nothing that it takes until all must wait
+ANSWER_SHARES = 4  # how many callers must read nothing until all callers have to wait
 FRAME_BYTES = 64 * 1024  # room in a message for everything that is not tensor data
 
 
@@ -45,10 +45,10 @@ class Edge:
         address: "HOST:PORT", or "unix:PATH".
         settings: TLS, tokens, limits of callers and of connections.
         telemetry: is told of every call.
-        change: asks for a reload with a model, or without it; None where nobody could do it.
+        change: asks for a reload with a model, or without it; None without a supervisor.
 
     Attributes:
-        health: what it says of the models.
+        health: which models are ready.
 
     Raises:
         SettingsError: certificate, key or tokens cannot be used, or the address cannot be bound.
@@ -92,7 +92,7 @@ class Edge:
 
     @property
     def calls(self) -> int:
-        """How many are being answered."""
+        """How many calls are being answered."""
         return self._guard.active
 
     async def stop(self, grace: float, lame_duck: float = 0.0) -> None:
@@ -100,7 +100,7 @@ class Edge:
 
         Args:
             grace: seconds for the accepted calls, while new ones are refused with UNAVAILABLE.
-            lame_duck: seconds before that, in which calls are still taken, while those who watch the health send theirs
+            lame_duck: seconds before that, in which calls are still taken, while watchers of the health send theirs
                 elsewhere.
         """
         self.health.enter_shutdown()
@@ -108,15 +108,16 @@ class Edge:
         self._guard.refuse()
         await self._guard.drain(grace)
         self.health.end_streams()
-        self._port.cut()  # who called since gets UNAVAILABLE; CANCELLED, if gRPC did it
+        self._port.cut()  # newer calls get UNAVAILABLE; if gRPC ended them, they would get CANCELLED
         await self._server.stop(min(grace, FLUSH_SECONDS))
         self._end()
 
     async def leave(self, grace: float) -> None:
-        """Close, now that others listen on the same address: callers are asked to connect anew, and refused nothing.
+        """Close, now that others listen on the same address: callers are asked to reconnect, and no call is refused.
 
-        gRPC asks in two ways. A connection that has come of age loses no call by it. One that the server closes loses
-        those that are on their way at that moment: they end as CANCELLED. So the young ones are waited for.
+        gRPC asks in two ways. A connection that has reached its maximum age loses no call. One that the server closes
+        loses the calls that are on their way at that moment: they end as CANCELLED. So younger connections are waited
+        for.
 
         Args:
             grace: seconds for the calls that remain then. Streams that take longer end after their next message.
@@ -139,18 +140,18 @@ class Edge:
 
 
 def answers_of(settings: Settings) -> Answers:
-    """Answers on their way may take as much as requests that wait, and those of one caller a part of it."""
+    """Unread answers may take as many bytes as waiting requests may, and those of one caller a part of that."""
     most = settings.max_queue_bytes
     return Answers(most, settings.max_bytes_per_peer or max(1, most // ANSWER_SHARES), caller_of)
 
 
 def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:
-    """How many rows a request may have: `most`, or what fits into a message, which gRPC takes up to 2 GiB."""
+    """The most rows of a request: `most`, or as many as fit into a message, which may have up to 2 GiB in gRPC."""
     return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // _row_bytes(models))
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:
-    """What one request may hold, from the shapes of the models: no message can be larger and still be valid."""
+    """What one request may hold, by the shapes of the models: no valid message can be larger."""
     models = core.info("", "")
     rows = rows_of_a_message(models, core.max_request_rows)
     return vae_pb2.Limits(max_request_rows=rows, max_request_bytes=rows * _row_bytes(models) + FRAME_BYTES)

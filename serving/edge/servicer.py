@@ -103,7 +103,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             temperature=request.temperature if request.HasField("temperature") else 1.0,
             deadline=deadline,
         )
-        async with contextlib.aclosing(chunks):  # a caller who has left ends the one that is being computed
+        async with contextlib.aclosing(chunks):  # if the caller leaves, the chunk that is being computed is cancelled
             async for first_row, sampled in chunks:
                 response = vae_pb2.SampleStreamResponse(
                     model=sampled.model.name,
@@ -151,7 +151,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def _encode(
         self, request: vae_pb2.EncodeRequest | vae_pb2.EncodeStreamRequest, deadline: float | None
     ) -> dict[str, Any]:
-        """The fields of the response, which are the same for one call and for one of a stream."""
+        """The fields of the response, the same for a single call and for a stream."""
         images = await _array("images", request.images)
         encoded = await self._core.encode(
             request.model, request.version, images, _seed(request), request.first_row, deadline
@@ -171,7 +171,7 @@ def _seed(request: Any) -> int | None:
 
 
 def _check_image_dtype(dtype: "vae_pb2.DType.ValueType") -> None:
-    """Before the work, not after it."""
+    """Raise InvalidInputError for another dtype, before the work and not after it."""
     if dtype not in IMAGE_DTYPES:
         raise InvalidInputError.of("dtype", expected="DTYPE_FLOAT32 or DTYPE_UINT8", got=dtype_name(dtype))
 
@@ -184,7 +184,7 @@ async def _array(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
 
 
 async def _with_images(response: Response, images: NDArray[np.float32], dtype: int) -> Response:
-    """The response with its images. A large one is written out already."""
+    """The response with its images. A large response is serialised already."""
     if images.nbytes >= LARGE_BYTES:
         return cast("Response", await aside(_written, response, images, dtype))
     response.images.CopyFrom(to_tensor(_pixels(images, dtype)))

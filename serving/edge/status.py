@@ -32,8 +32,8 @@ STATUS_OF: dict[type[Exception], grpc.StatusCode] = {
     PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
 }
 
-MAX_TEXT = 1000  # characters; longer details exceed the metadata a client takes, and would hide the status itself
-MIN_PUSHBACK_MS = 1  # a hint of zero would invite a spin
+MAX_TEXT = 1000  # characters; longer details exceed the metadata that a client takes, and would hide the status itself
+MIN_PUSHBACK_MS = 1  # a hint of zero would invite a busy loop
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -48,8 +48,8 @@ class Failure:
 
 
 def failure_of(error: Exception, method: str, request_id: str) -> Failure:
-    """What to tell the caller about `error`; the id is in the trailing metadata. What is not in the table is our bug:
-    logged in full under that id, and all that the caller gets."""
+    """What to tell the caller about `error`; the id is in the trailing metadata. An error outside the table is our bug:
+    it is logged in full under that id, and the caller gets the id alone."""
     metadata: Metadata = ((REQUEST_ID_KEY, request_id),)
     code = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
     if code is None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
-IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest stay with the sender
+IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest are not read yet
 
 
 async def in_order(
@@ -17,12 +17,12 @@ async def in_order(
 
     Args:
         requests: read no faster than they are answered.
-        answer: answers one.
-        in_flight: how many are being answered at a time.
+        answer: answers one request.
+        in_flight: how many requests are answered at a time.
 
     Raises:
-        Exception: of the first request, in order, that has no answer, or of the reading; after the answers before it.
-            The others are cancelled.
+        Exception: the error of the first request, in order, that fails, or of the reading; raised after the answers
+            before it. The later requests are cancelled.
     """
     running: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue()
     room = asyncio.Semaphore(in_flight)
@@ -37,7 +37,7 @@ async def in_order(
                 running.put_nowait(future)
                 await room.acquire()
             running.put_nowait(None)
-        except Exception as error:  # it has its place in the order, too
+        except Exception as error:  # an error has its place in the order, too
             failed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             started.add(failed)

@@ -1,6 +1,6 @@
 """A graph with memory of its own on a device, for each batch size of a closed set.
 
-The device may be the CPU, too: there it only costs copies, and is how all of this is tested where there is no GPU.
+The device may also be the CPU: there this only costs copies, and lets all of it be tested without a GPU.
 """
 
 import logging
@@ -25,12 +25,12 @@ WARM_UP_RUNS = 2  # the first allocates, tunes and captures; the second is what 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Memory on the device for one batch size; where it lies is fixed, as a captured graph demands.
+    """Memory on the device for one batch size; its address is fixed, as a captured graph requires.
 
     Attributes:
-        input, outputs: OrtValues of the session's own allocator, so that its limit holds for them and they go with it.
-        binding: of the session to these.
-        options: of a run; they name its CUDA graph.
+        input, outputs: OrtValues from the session's own allocator: its limit counts them, and they are freed with it.
+        binding: binds the session to them.
+        options: the options of a run; they name its CUDA graph.
     """
 
     input: Any
@@ -40,20 +40,20 @@ class _Bucket:
 
 
 class BoundGraph:
-    """A graph that computes in memory bound once. The thread that warms it up runs it: CUDA captures for that one.
+    """A graph that computes in memory bound once. The thread that warms it up must run it: CUDA captures per thread.
 
-    When memory runs out, the largest batch size is given up, the session is made anew (one that has been out of memory
-    may stay so), and the rows are computed in smaller parts. Their callers get their answers, only later.
+    When memory runs out, the largest batch size is given up, the session is rebuilt (one that has been out of memory
+    may stay so), and the rows are computed in smaller parts. Their callers still get their answers, only later.
 
     Args:
         name: for the log.
         load: makes the graph, each time with a new session.
-        device: that it computes on.
-        sizes: of batches, in rows, ascending.
-        rebuilding: is entered while the session is made anew between batches.
+        device: the device that it computes on.
+        sizes: the batch sizes, in rows, ascending.
+        rebuilding: is entered while the session is rebuilt between batches.
 
     Attributes:
-        outputs: their names.
+        outputs: the names of the outputs.
     """
 
     def __init__(
@@ -77,17 +77,17 @@ class BoundGraph:
 
     @property
     def max_rows(self) -> int:
-        """Rows of the largest batch that fits; 0 if none does."""
+        """Rows of the largest batch that still fits; 0 if none does."""
         return self._sizes[-1] if self._sizes else 0
 
     def padded_rows(self, rows: int) -> int:
-        """How many rows are computed for so many, padding included."""
+        """How many rows are computed for a batch of `rows` rows, padding included."""
         full, rest = divmod(rows, max(1, self.max_rows))
         return full * self.max_rows + (bucket_of(rest, self._sizes) if rest and self._sizes else 0)
 
     @property
     def placement(self) -> dict[str, int]:
-        """As `Graph.placement`; it must be warm."""
+        """Like `Graph.placement`; the graph must be warm."""
         assert self._graph is not None
         return self._graph.placement
 
@@ -132,7 +132,7 @@ class BoundGraph:
                 if meaning is Meaning.OF_THE_ROWS:
                     raise
                 self._give_up_largest(error)
-            # Out of the handler: only now nothing refers to the old session, and its memory is free.
+            # Outside the handler: only here nothing refers to the old session any more, and its memory is free.
             self._rebuild()
         raise DeviceLostError(f"{self._name}: the device is lost")
 
@@ -174,7 +174,7 @@ class BoundGraph:
                 self._run_bucket(bucket)
 
     def _rebuild(self) -> None:
-        """As `warm_up`, but the server has callers: if it fails, it cannot be tried again for every batch of them."""
+        """Like `warm_up`, but for a server with callers: a failure is final, and not repeated for each batch."""
         try:
             with self._rebuilding():
                 self.warm_up()
@@ -184,7 +184,7 @@ class BoundGraph:
             raise DeviceLostError(f"{self._name}: cannot be loaded again: {error}") from error
 
     def _give_up_largest(self, error: Exception) -> None:
-        """Let go of the session and of the largest batch size; raises DeviceLostError if that was the last one."""
+        """Drop the session and the largest batch size; raises DeviceLostError if that was the last size."""
         self._graph, self._buckets, self._window = None, {}, None
         given_up, self._sizes = self._sizes[-1], self._sizes[:-1]
         if not self._sizes:
@@ -195,7 +195,7 @@ class BoundGraph:
 
 @dataclass(frozen=True, slots=True)
 class ByDtype:
-    """An encoder: images that are all bytes go to the graph that takes bytes, a quarter of what floats would be.
+    """An encoder: images that are all bytes go to the graph that takes bytes, a quarter of the size of floats.
 
     Attributes:
         floats, uint8: the same encoder.
@@ -210,7 +210,7 @@ class ByDtype:
         return min(self.floats.max_rows, self.uint8.max_rows)
 
     def padded_rows(self, rows: int) -> int:
-        """As `BoundGraph.padded_rows`; the two have the same batch sizes until one of them runs out of memory."""
+        """Like `BoundGraph.padded_rows`; the two have the same batch sizes until one of them runs out of memory."""
         return self.floats.padded_rows(rows)
 
     def run(self, pieces: Sequence[Rows]) -> tuple[Rows, ...]:
@@ -220,12 +220,12 @@ class ByDtype:
 
 
 def _kind(device: Device) -> str:
-    """What ONNX Runtime calls its memory."""
+    """ONNX Runtime's name for the device's memory."""
     return "cuda" if device.provider == CUDA_PROVIDER else "cpu"
 
 
 def _bind(graph: Graph, device: Device, size: int) -> _Bucket:
-    """Allocate for batches of `size` rows."""
+    """Allocate memory for batches of `size` rows."""
     session, spec, kind = graph.session, graph.spec, _kind(device)
     values = [
         session.create_ortvalue_from_shape_and_type((size, *map(int, tensor.shape[1:])), np.dtype(tensor.dtype), kind)
@@ -239,10 +239,10 @@ def _bind(graph: Graph, device: Device, size: int) -> _Bucket:
 
 
 def _fetch(window: Any, tensor: TensorSpec, value: Any, kind: str, rows: int) -> Rows:
-    """The first rows of an output, in memory that the next batch does not overwrite.
+    """The first `rows` rows of an output, in memory that the next batch does not overwrite.
 
-    ONNX Runtime copies whole OrtValues from a device. `window`, a binding that is never run, makes one of the rows that
-    are wanted, in the same memory: 14 microseconds for up to half of a copy, and for an answer that keeps no padding.
+    ONNX Runtime copies only whole OrtValues from a device. `window`, a binding that is never run, makes an OrtValue of
+    the wanted rows in the same memory: this costs 14 microseconds, saves up to half of a copy, and drops the padding.
     """
     size, *dims = value.shape()
     if rows < size:
@@ -250,4 +250,4 @@ def _fetch(window: Any, tensor: TensorSpec, value: Any, kind: str, rows: int) ->
         window.bind_output(tensor.name, kind, 0, np.dtype(tensor.dtype), (rows, *dims), value.data_ptr())
         (value,) = window.get_outputs()
     fetched: Rows = value.numpy()
-    return fetched.copy() if kind == "cpu" else fetched  # from elsewhere, that was a copy already
+    return fetched.copy() if kind == "cpu" else fetched  # from another device, it is a copy already

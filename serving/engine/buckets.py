@@ -1,5 +1,5 @@
-"""The batch sizes of a device: a closed set, so that memory, tuning and captured graphs are all made before the first
-caller comes. A batch is padded with zeros to the next size, and what came of the padding is cut off.
+"""The batch sizes of a device: a closed set, so that memory, tuning and captured graphs are ready before the first
+caller comes. A batch is padded with zeros to the next size, and the padding's results are cut off.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +14,20 @@ Rows = NDArray[Any]  # the first axis is rows
 
 
 def bucket_sizes(max_rows: int) -> tuple[int, ...]:
-    """Powers of two up to `max_rows`, and that: so at most half of a batch is padding."""
+    """The powers of two up to `max_rows`, and `max_rows` itself: so at most half of a batch is padding."""
     return (*(1 << power for power in range((max_rows - 1).bit_length())), max_rows)
 
 
 def bucket_of(rows: int, sizes: Sequence[int]) -> int:
-    """The smallest size that holds `rows` rows; `sizes` ascend, and the last one does."""
+    """The smallest size that holds `rows` rows; `sizes` must ascend, and the last one must be large enough."""
     return next(size for size in sizes if size >= rows)
 
 
 def fill(room: Rows, pieces: Sequence[Rows]) -> int:
-    """Write the pieces into `room`, one after the other, and zeros behind them; how many rows they have.
+    """Write the pieces into `room`, one after the other, with zeros after them; returns the number of their rows.
 
     Args:
-        room: uint8, if all pieces are; else float32, where uint8 pieces mean value / 255.
+        room: uint8, if all pieces are uint8; else float32, where uint8 pieces mean value / 255.
         pieces: at most as many rows as `room` has.
     """
     rows = 0

@@ -1,7 +1,7 @@
 """One thread runs ONNX Runtime, which releases the GIL, so that the event loop goes on meanwhile.
 
-One, because batches compete for the same cores or the same GPU: two at a time would each take twice as long. Brief
-batches are computed in the loop itself.
+One thread, because batches compete for the same cores or the same GPU: two at a time would each take twice as long.
+Brief batches are computed in the loop itself.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-BRIEF_SECONDS = 1e-3  # getting the interpreter back from a loop that is busy takes the thread about as long
+BRIEF_SECONDS = 1e-3  # about as long as the thread needs to get the interpreter back from a busy loop
 
 
 class Engine:
     """Runs batches one after the other.
 
     Attributes:
-        lost: set when the device computes nothing any more; every batch is refused from then on.
-        suspect: set when a batch has failed, or a session is made anew: the rows may be to blame, or the device.
-            Whoever finds out clears it.
+        lost: set when the device cannot compute any more; every batch is refused from then on.
+        suspect: set when a batch has failed, or a session is being rebuilt: the rows may be to blame, or the device.
+            Cleared by whoever checks the device next.
     """
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class Engine:
 
     @property
     def busy_seconds(self) -> float | None:
-        """For how long the thread has been computing the batch that it has, since a session was last made anew for it.
+        """For how long the thread has been computing its batch, or since a session was last rebuilt during it.
 
-        None if it has no batch, or makes a session anew.
+        None if it has no batch, or is rebuilding a session.
         """
         if self._began is None or self._rebuild_began is not None:
             return None
@@ -58,13 +58,13 @@ class Engine:
 
     @property
     def rebuild_seconds(self) -> float | None:
-        """For how long the thread has been making a session anew; None if it does not."""
-        began = self._rebuild_began  # once: the thread may end it meanwhile
+        """For how long the thread has been rebuilding a session; None if it is not."""
+        began = self._rebuild_began  # read once: the thread may end it meanwhile
         return None if began is None else time.monotonic() - began
 
     @contextlib.contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """For a graph on the thread: its session is made anew while this lasts, which takes far longer than a batch."""
+        """Entered on the thread by a graph that rebuilds its session, which takes far longer than a batch."""
         self._rebuild_began = time.monotonic()
         try:
             if self._loop is not None:
@@ -75,7 +75,7 @@ class Engine:
 
     @property
     def idle_seconds(self) -> float:
-        """Since the thread last came back from a batch, with whatever result."""
+        """Seconds since the thread last finished a batch, with whatever result."""
         return time.monotonic() - self._ended
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -90,12 +90,12 @@ class Engine:
     def run_here(self, graph: Graph, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...] | None:
         """The same in the caller's thread, if the last batch of about that size was brief; None if it was not.
 
-        Brief is meant in processor time. By the clock, a batch on the thread waits for a core and for the interpreter,
-        and its own waiting would keep it there. Of about that size is up to twice as large, so the loop stands still
-        for two BRIEF_SECONDS at most, and for as long as the core is taken away from it.
+        "Brief" is measured in processor time: by the clock, a batch on the thread also waits for a core and for the
+        interpreter, and would never look brief again. "About that size" is up to twice as large, so the loop is blocked
+        for at most two BRIEF_SECONDS, plus any time in which it has no core.
         """
         size = _size(graph, pieces)
-        if self._took.pop(size, math.inf) > BRIEF_SECONDS:  # what fails now is not known any more
+        if self._took.pop(size, math.inf) > BRIEF_SECONDS:  # popped: a batch that fails now leaves no time
             return None
         try:
             outputs, self._took[size] = _timed(graph, pieces)
@@ -105,10 +105,10 @@ class Engine:
         return outputs
 
     async def run_bound(self, graph: BoundGraph | ByDtype, pieces: Sequence[Rows]) -> tuple[NDArray[np.float32], ...]:
-        """As `run`, for a graph with memory of its own.
+        """Like `run`, for a graph with memory of its own.
 
         Raises:
-            DeviceLostError: the device computes nothing any more, or did not before.
+            DeviceLostError: the device is lost, now or before.
         """
         if self.lost.is_set():
             raise DeviceLostError("the device is lost")
@@ -119,7 +119,7 @@ class Engine:
             raise
 
     async def run_alone(self, graph: Graph | BoundGraph, rows: Rows) -> tuple[NDArray[np.float32], ...]:
-        """As `run` or `run_bound`, whichever the graph needs."""
+        """Like `run` or `run_bound`, whichever the graph needs."""
         return await (self.run(graph, [rows]) if isinstance(graph, Graph) else self.run_bound(graph, [rows]))
 
     async def _on_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -139,7 +139,7 @@ class Engine:
 
 
 def _size(graph: Graph, pieces: Sequence[Rows]) -> tuple[Graph, int]:
-    """What batches have in common that cost about the same."""
+    """A key that batches of about the same cost share."""
     return graph, sum([len(piece) for piece in pieces]).bit_length()
 
 

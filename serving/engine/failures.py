@@ -1,8 +1,8 @@
-"""What an error of ONNX Runtime means for those who come next. It has only the text to tell them apart.
+"""What an error of ONNX Runtime means for the batches that follow. Only its text tells the kinds apart.
 
-Memory that has run out may suffice for smaller batches. Some errors of CUDA spoil the process: the driver answers every
-later call with them, until the process ends. Everything else, also what a library of CUDA does not support, is taken
-for an error of the rows; the canary finds out whether others can still be computed.
+When memory runs out, it may still suffice for smaller batches. Some CUDA errors spoil the process: the driver answers
+every later call with them, until the process ends. Any other error, such as a case that a CUDA library does not
+support, is blamed on the rows; the canary finds out whether other rows can still be computed.
 """
 
 import re
@@ -19,7 +19,7 @@ OUT_OF_MEMORY = re.compile(
     r"|out of memory|cudaErrorMemoryAllocation|\bCU[A-Z]+_[A-Z_]*ALLOC(ATION)?_FAILED|bad_alloc",
     re.IGNORECASE,
 )
-# Errors of CUDA's runtime after which "the process must be terminated and relaunched" (driver_types.h), and those of a
+# CUDA runtime errors after which "the process must be terminated and relaunched" (driver_types.h), and errors of a
 # device or driver that is gone: 3 and 4 (no runtime), 46, 100 and 101 (no device), 201 and 709 (no context), 214, 220
 # and 226 (memory or link broken), 802 to 810 (driver or MPS server gone), 999 (unknown).
 STICKY = r"3|4|46|100|101|201|214|220|226|700|702|709|71[04-9]|721|80[2-9]|810|911|999"
@@ -30,7 +30,7 @@ STICKY_NAMES = (
 )
 LOST = re.compile(
     rf"\bCUDA (failure|error) ({STICKY}):|cudaError({STICKY_NAMES})\b"
-    r"|\bCUDA error executing cudaMemcpy"  # its text has no number; a copy of bound memory has no fault of its own
+    r"|\bCUDA error executing cudaMemcpy"  # has no number; copying bound memory cannot itself be at fault
     r"|\bCU(BLAS|DNN|RAND)_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR|(LAUNCH|PREEXISTING)_FAILURE)"
     r"|\bCUFFT_(EXEC_FAILED|INTERNAL_ERROR)"
     r"|illegal memory access|misaligned address|device-side assert|unspecified launch failure"
@@ -40,11 +40,11 @@ LOST = re.compile(
 
 
 class DeviceLostError(UnavailableError):
-    """The device computes nothing any more in this process. The batcher does not try again, and the worker ends."""
+    """The device cannot compute in this process any more. The batcher does not try again, and the worker ends."""
 
 
 class Meaning(Enum):
-    """Of an error, for the batches that follow."""
+    """What an error means for the batches that follow."""
 
     OUT_OF_MEMORY = auto()
     LOST = auto()

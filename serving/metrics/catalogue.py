@@ -1,7 +1,7 @@
 """Every metric: its name, kind, labels, help and buckets. Units are seconds, bytes and rows; shares are
 ratios from 0 to 1.
 
-No label takes a value that a caller can choose.
+No label has a value that a caller can choose.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FILL = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PERCENTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 # The values of labels. The first two lists begin with those of serving.batching, which the supervisor does not import.
-OTHER = "other"  # stands for one that is not in its list
+OTHER = "other"  # stands for a value that is not in its list
 REASONS = ("full", "drained", "gathered", "delay", "deadline", "retry")
 REFUSALS = (
     *("queue_rows", "queue_bytes", "deadline_on_arrival", "deadline_in_queue", "deadline_computing", "stopping"),
@@ -34,10 +34,10 @@ class Spec:
         name: as it is scraped; counters end in `_total`.
         kind: in Prometheus' terms.
         help: one sentence, without a full stop.
-        labels: their names.
+        labels: the names of its labels.
         buckets: upper bounds of a histogram, ascending; infinity follows.
         over_workers: how a gauge of several workers becomes one number.
-        source: the process that knows it.
+        source: the kind of process that reports it.
     """
 
     name: str

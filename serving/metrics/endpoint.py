@@ -1,4 +1,4 @@
-"""The supervisor's side, all together: the folder in which workers count, and the address where it is scraped."""
+"""The supervisor's side: the folder in which workers count, and the address where it is scraped."""
 
 import contextlib
 import logging
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Probe) -> Iterator["SupervisorMetrics"]:
-    """Serve /metrics, /healthz and /readyz. Workers must be started inside, for they inherit where to count.
+    """Serve /metrics, /healthz and /readyz. Workers must be started inside, because they inherit the folder.
 
     Args:
         host, port: where to listen; port 0 takes a free one.
-        status: what the supervisor knows, asked from other threads.
-        live: whether it does its work, with a line for people; likewise.
+        status: returns what the supervisor knows; called from other threads.
+        live: returns whether it does its work, with a line for people; likewise.
 
     Raises:
         SettingsError: it cannot listen there.
@@ -37,7 +37,7 @@ def http_endpoint(host: str, port: int, status: Callable[[], Status], live: Prob
         return not reason, f"not ready: {reason}" if reason else "ready"
 
     with tempfile.TemporaryDirectory(prefix="vaeport-metrics-") as folder, _environment(MULTIPROCESS, folder):
-        from serving.metrics.supervisor import SupervisorMetrics  # imports prometheus_client, which reads MULTIPROCESS
+        from serving.metrics.supervisor import SupervisorMetrics  # prometheus_client reads MULTIPROCESS at import
 
         metrics = SupervisorMetrics(Path(folder), status)
         try:

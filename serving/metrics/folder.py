@@ -1,8 +1,8 @@
-"""The files in which processes count, and what becomes of them when a process has ended.
+"""The files in which processes count, and what happens to them when a process has ended.
 
-prometheus_client gives every process files of its own and adds them up. Those of an ended process cannot go, or
-counters would go backwards; kept as they are, they would pile up with every reload. So what it has counted is added to
-one file for all that have ended, while nobody reads.
+prometheus_client gives every process files of its own and adds them up. The files of an ended process cannot be
+deleted, or counters would go backwards; if they were kept, they would pile up with every reload. So their counts are
+added to one file for all ended processes, while nothing reads it.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 from serving.metrics.room import reserve
 
 RETIRED = "retired"
-HEADER_BYTES = 8  # of a file: how many are used, and padding
-ADDED = ("counter", "histogram")  # what all processes counted together; a gauge ends with its process
+HEADER_BYTES = 8  # of a file: how many of its bytes are used, and padding
+ADDED = ("counter", "histogram")  # these are summed over all processes; a gauge ends with its process
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,15 @@ class MetricsFolder(Collector):
     def collect(self) -> Iterator[Metric]:
         """What all processes have counted."""
         with self._lock:
-            # A process that starts makes its files empty at first, and the library does not expect such.
+            # A starting process makes its files empty at first, which the library does not expect.
             files = [str(file) for file in self._path.glob("*.db") if file.stat().st_size]
             metrics = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         yield from metrics
 
     def retire(self, pid: int) -> None:
-        """The process has ended: keep what it has counted, and forget its gauges. Nothing happens the second time.
+        """Keep what an ended process has counted, and forget its gauges. A second call does nothing.
 
-        It must have been waited for, and no other process may have been started since: it might have the same number.
+        The process must have been waited for, and no other may have been started since: it might have the same number.
         """
         with self._lock:
             for file in self._path.glob(f"*_{pid}.db"):
@@ -58,11 +58,11 @@ class MetricsFolder(Collector):
                     if kind is not None and kind[0] in ADDED:
                         self._keep(file, self._path / f"{kind[0]}_{RETIRED}.db")
                     file.unlink()
-                except OSError as error:  # a disk that is full; the file stays, and is read as before
+                except OSError as error:  # the disk is full; the file stays, and is read as before
                     log.error("%s: cannot be put with those of ended processes: %s", file, error)
 
     def _keep(self, file: Path, retired: Path) -> None:
-        """Add the values of a file to those of the retired, all or nothing."""
+        """Add the values of a file to the file of ended processes, all or nothing."""
         added = dict(_values(retired))
         for key, value in _values(file):
             added[key] = added.get(key, 0.0) + value
@@ -76,14 +76,14 @@ class MetricsFolder(Collector):
 
 
 def _used(file: Path) -> int:
-    """Bytes of a file that hold something."""
+    """The number of bytes in use of a file."""
     with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
         return int.from_bytes(opened.read(HEADER_BYTES // 2), sys.byteorder)
     return 0
 
 
 def _values(file: Path) -> Iterator[tuple[str, float]]:
-    """The additive values of a file; none if it is not there, or empty since its process was killed at once."""
+    """The additive values of a file; none if it is missing, or empty because its process was killed at once."""
     if file.exists() and file.stat().st_size:
         for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):  # type: ignore[no-untyped-call]
             yield key, value

@@ -1,4 +1,4 @@
-"""Memory of the GPUs, from NVIDIA's driver by NVML: it needs no CUDA in the process that asks."""
+"""Memory of the GPUs, from NVIDIA's driver by NVML, which needs no CUDA in this process."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 
 
 def device_memory() -> Mapping[tuple[str, ...], float]:
-    """Bytes by (number of the GPU, "used" or "total"); nothing where there is no driver, or it does not say."""
+    """Bytes by (number of the GPU, "used" or "total"); empty if there is no driver, or it does not say."""
     import pynvml
 
     found: dict[tuple[str, ...], float] = {}
@@ -23,7 +23,7 @@ def device_memory() -> Mapping[tuple[str, ...], float]:
 
 @cache
 def _gpus() -> int:
-    """How many there are; the driver is asked once."""
+    """The number of GPUs; the driver is asked once."""
     import pynvml
 
     try:

@@ -1,6 +1,6 @@
 """The metrics of the catalogue, as prometheus_client makes them.
 
-With PROMETHEUS_MULTIPROC_DIR set before this is imported, their values are in files of that folder, else in memory.
+If PROMETHEUS_MULTIPROC_DIR is set before this is imported, their values are in files of that folder, else in memory.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from serving.metrics.catalogue import Spec
 
 
 class ManyHistogram(Histogram):
-    """A histogram that takes many values for the price of the buckets they fall in."""
+    """A histogram that takes many values at once, at the cost of one write per bucket they fall in."""
 
     def observe_many(self, values: Sequence[float]) -> None:
-        """As `observe` for each of the values, none of which is NaN."""
+        """Like `observe` for each of the values, none of which may be NaN."""
         array = np.asarray(values, np.float64)
         counts = np.bincount(np.searchsorted(self._upper_bounds, array))
         for bucket in np.flatnonzero(counts):
@@ -28,10 +28,10 @@ Metric = TypeVar("Metric", Counter, Gauge, ManyHistogram)
 
 
 class Made:
-    """The metrics of a worker, each made when it is needed first: one without labels is 0 from then on.
+    """The metrics of a worker, each made when it is first needed: one without labels is 0 from then on.
 
     Args:
-        registry: for who wants to read them in this process.
+        registry: to read them in this process.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

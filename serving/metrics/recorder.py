@@ -1,7 +1,7 @@
 """What a worker counts: calls, batches, scores, and what waits.
 
-Every call pays for what is done here, and a value in a shared file costs a microsecond. So what comes with each call or
-batch is kept in lists, and written twice a second: a process that is killed takes the last half second with it.
+This work slows every call, and writing a value to a shared file takes a microsecond. So what comes with each call or
+batch is kept in lists, and written twice a second: if a process is killed, its last half second is lost.
 All of it belongs to the loop's thread.
 """
 
@@ -20,7 +20,7 @@ from serving.metrics.catalogue import OTHER, REASONS, REFUSALS, Spec
 from serving.metrics.made import Made, ManyHistogram
 from vaeport.results import ModelInfo, Scores
 
-WRITING_SECONDS = 0.5  # between what is counted and what can be scraped, at most; also the age of a gauge
+WRITING_SECONDS = 0.5  # the longest time from counting until it can be scraped; also the age of a gauge
 PERCENT = 100.0
 USUAL_CODES = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
@@ -29,7 +29,7 @@ class Recorder:
     """All metrics of a worker.
 
     Args:
-        registry: for who wants to read them in this process; by default they are in the files alone.
+        registry: to read them in this process; by default they are only in the files.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -40,23 +40,23 @@ class Recorder:
         atexit.register(close_all_multiprocess_files)  # not before: the last calls end with the loop
 
     def of_method(self, method: str) -> "MethodRecorder":
-        """Counts the calls of a method that this server has; what a stranger asks for must not become a label."""
+        """Counts the calls of a known method; a name that a stranger sends must not become a label."""
         part = MethodRecorder(method, self._made)
         self._parts.append(part)
         return part
 
     def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> "GraphRecorder":
-        """Observes the batcher of a graph; `padded` says how many rows it computes for so many, if not just those."""
+        """Observes the batcher of a graph; `padded` gives the rows that it computes for a batch, padding included."""
         part = GraphRecorder((model, graph), self._made, self.refused, padded or (lambda rows: rows))
         self._parts.append(part)
         return part
 
     def refused(self, cause: str) -> None:
-        """A request was refused; a cause that is not in the catalogue counts as other."""
+        """Count a refused request; a cause that is not in the catalogue counts as other."""
         self._refused.get(cause, self._refused[OTHER])()
 
     def scored(self, model: ModelInfo, scores: Scores) -> None:
-        """Some images have been scored."""
+        """Count the scores of some images."""
         labels, rows = (model.name, model.version), len(scores.elbo)
         percentile = scores.percentile
         ranked = [] if percentile is None else (percentile[~np.isnan(percentile)] / PERCENT).tolist()
@@ -64,21 +64,22 @@ class Recorder:
         self._made.counter(catalogue.UNRANKED).labels(*labels).inc(rows - len(ranked))
 
     def served(self, model: ModelInfo, precision: str) -> None:
-        """A package takes requests."""
+        """Note that a package takes requests."""
         info = self._made.gauge(catalogue.PACKAGE)
         info.labels(model.name, model.version, model.digest, precision, model.providers[0]).set(1)
-        self._made.histogram(catalogue.SCORES).labels(model.name, model.version)  # a rate needs the zero before the
-        self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)  # first of them
+        # A rate needs the zero before the first of them.
+        self._made.histogram(catalogue.SCORES).labels(model.name, model.version)
+        self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)
 
     def keep_writing(
         self,
         batchers: Mapping[tuple[str, str], Batcher],
         not_after: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Write, now and again as long as the loop runs.
+        """Write now, and then regularly as long as the loop runs.
 
         Args:
-            batchers: whose queues are seen, by (model, graph).
+            batchers: their queues are measured, by (model, graph).
             not_after: when the certificate in use ends, as Unix time; None without TLS.
         """
         for labels, batcher in batchers.items():
@@ -107,7 +108,7 @@ class MethodRecorder:
         self._method = method
         self._calls = made.counter(catalogue.CALLS)
         for code in USUAL_CODES:
-            self._calls.labels(method, code)  # a rate needs the zero before the first one
+            self._calls.labels(method, code)  # a rate needs the zero before the first call
         self._histogram = made.histogram(catalogue.CALL_TIME).labels(method)
         self._codes: list[str] = []
         self._seconds: list[float] = []
@@ -157,7 +158,7 @@ class GraphRecorder:
         """No note is needed."""
 
     def refused(self, cause: Refusal) -> None:
-        """As `Recorder.refused`."""
+        """Like `Recorder.refused`."""
         self._refused(cause)
 
     def computed(self, run: Run) -> None:

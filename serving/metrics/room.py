@@ -1,7 +1,7 @@
 """Room on the disk for the files in which processes count.
 
-They are mapped into memory, and a disk that is full would be noticed when a page is written for the first time: as
-SIGBUS, which ends the process. So the pages are there before.
+The files are mapped into memory: with a full disk, the first write to a page would raise SIGBUS, which ends the
+process. So the pages are allocated beforehand.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # names the folder; read by prometheus_client when it is imported
-KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # as prometheus_client calls the files of a process
-BYTES = 64 * 1024  # of a file at first; a model takes some 5 KB of it
+KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # prometheus_client's names for a process's files
+BYTES = 64 * 1024  # the first size of a file; a model takes some 5 KB of it
 
 log = logging.getLogger(__name__)
 
 
 def reserve(file: Path, size: int) -> None:
-    """Make a file of zeros, whose pages are there; OSError, and no file, if there is no room."""
+    """Make a file of zeros with allocated pages; raises OSError, and leaves no file, if there is no room."""
     try:
         with file.open("wb") as new:
             os.posix_fallocate(new.fileno(), 0, size)
@@ -28,13 +28,13 @@ def reserve(file: Path, size: int) -> None:
 
 
 def has_room(folder: Path, pid: int) -> bool:
-    """Whether a process may count: its files have been made. If not, the log says so. Once for a process, before."""
+    """Make a process's files; whether there was room for them. If not, the log says so. Call it once, beforehand."""
     files = [folder / f"{kind}_{pid}.db" for kind in KINDS]
     try:
         for file in files:
             reserve(file, BYTES)
     except OSError as error:
-        log.error("this worker counts nothing, for its metrics have no room in %s: %s", folder, error.strerror)
+        log.error("this worker counts nothing, because its metrics have no room in %s: %s", folder, error.strerror)
         for file in files:
             file.unlink(missing_ok=True)
         return False

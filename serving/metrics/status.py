@@ -1,4 +1,4 @@
-"""What the supervisor knows, as it is asked at each scrape and probe."""
+"""What the supervisor knows of the server, asked at each scrape and probe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Status:
 
     Attributes:
         reason: why it takes no calls; "" if it does.
-        workers: the state of each worker process, of catalogue.WORKER_STATES, by its pid.
+        workers: the state of each worker process, one of catalogue.WORKER_STATES, by its pid.
     """
 
     reason: str

@@ -40,16 +40,18 @@ class SupervisorMetrics:
         self._registry.register(self._events)
 
     def worker_started(self, reason: str) -> None:
-        """One of catalogue.START_REASONS."""
+        """Count a start; `reason` is one of catalogue.START_REASONS."""
         self._events.count(catalogue.STARTS, reason if reason in START_REASONS else OTHER)
 
     def worker_exited(self, pid: int, cause: str) -> None:
-        """One of catalogue.EXIT_CAUSES. Call it when the process has been waited for, before the next one starts."""
+        """Count an end; `cause` is one of catalogue.EXIT_CAUSES. The process must have been waited for, and no other
+        started since.
+        """
         self._folder.retire(pid)
         self._events.count(catalogue.EXITS, cause if cause in EXIT_CAUSES else OTHER)
 
     def reloaded(self, result: str) -> None:
-        """One of catalogue.RELOAD_RESULTS."""
+        """Count a reload; `result` is one of catalogue.RELOAD_RESULTS."""
         self._events.count(catalogue.RELOADS, result if result in RELOAD_RESULTS else OTHER)
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
@@ -59,7 +61,7 @@ class SupervisorMetrics:
 
 
 class _Events(Collector):
-    """Counters that live in memory, and gauges that are read when they are asked for."""
+    """Counters in memory, and gauges that are read when they are scraped."""
 
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
@@ -92,7 +94,7 @@ class _Events(Collector):
         usage = [_usage(pid) for pid in pids]
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)  # those that have been waited for
         cpu = ended.ru_utime + ended.ru_stime + sum(seconds for _, seconds in usage)
-        self._workers_cpu = max(self._workers_cpu, cpu)  # one that ends between the two readings is in neither
+        self._workers_cpu = max(self._workers_cpu, cpu)  # a worker that ends between the two readings is in neither
         own_memory, own_cpu = _usage(os.getpid())
         resident = sum([size for size, _ in usage], 0.0)
         yield _gauge(catalogue.MEMORY, {("supervisor",): own_memory, ("workers",): resident})

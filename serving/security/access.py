@@ -1,4 +1,4 @@
-"""The one table of what each method asks for. What is not in it asks for the most."""
+"""The one table of the scope that each method needs. A method that is not in it needs admin."""
 
 from enum import StrEnum
 from functools import cache
@@ -7,20 +7,20 @@ OIP = "/inference.GRPCInferenceService/"
 
 
 class Scope(StrEnum):
-    """What a token allows. Neither includes the other."""
+    """What a token allows. Neither scope includes the other."""
 
     INFER = "infer"
     ADMIN = "admin"
 
 
 SCOPES: dict[str, Scope | None] = {
-    # who watches over a server needs no secret for it, and learns none
+    # monitoring a server needs no secret, and reveals none
     "/grpc.health.v1.Health/": None,
     # what the models compute, and what they are
     "/vaeport.v1.VaeService/": Scope.INFER,
     "/grpc.reflection.v1.ServerReflection/": Scope.INFER,
     "/grpc.reflection.v1alpha.ServerReflection/": Scope.INFER,
-    # the Open Inference Protocol: each by name, since some of its methods change the server
+    # the Open Inference Protocol: each method by name, since some of them change the server
     f"{OIP}ServerLive": Scope.INFER,
     f"{OIP}ServerReady": Scope.INFER,
     f"{OIP}ServerMetadata": Scope.INFER,
@@ -31,7 +31,7 @@ SCOPES: dict[str, Scope | None] = {
     f"{OIP}ModelInfer": Scope.INFER,
     f"{OIP}ModelStreamInfer": Scope.INFER,
     f"{OIP}RepositoryIndex": Scope.INFER,
-    # what is not done here at all: nobody should look for more rights to find that out
+    # what is not offered here at all: nobody should need more rights to find that out
     f"{OIP}SystemSharedMemoryStatus": Scope.INFER,
     f"{OIP}SystemSharedMemoryRegister": Scope.INFER,
     f"{OIP}SystemSharedMemoryUnregister": Scope.INFER,
@@ -45,11 +45,11 @@ SCOPES: dict[str, Scope | None] = {
     f"{OIP}RepositoryModelUnload": Scope.ADMIN,
     "/vaeport.v1.AdminService/": Scope.ADMIN,
 }
-"""Methods, `/service/Method`, and whole services, `/service/`. None is open to all."""
+"""Methods, `/service/Method`, and whole services, `/service/`. None means open to all."""
 
 
-@cache  # of the methods that the server has: few
+@cache  # the server has few methods
 def scope_of(method: str) -> Scope | None:
-    """What a call of `/service/Method` needs; a method's own row goes before its service's."""
+    """The scope that a call of `/service/Method` needs; a method's own row takes precedence over its service's."""
     service = method[: method.rfind("/") + 1]
     return SCOPES.get(method, SCOPES.get(service, Scope.ADMIN))

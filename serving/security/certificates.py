@@ -1,4 +1,4 @@
-"""Certificate, key and authorities of a TLS port: read from PEM files and checked before anyone is shown them."""
+"""Certificate, key and authorities of a TLS port: read from PEM files and checked before they are used."""
 
 import logging
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a TLS port shows and whom it trusts.
+    """The certificate that a TLS port shows, and the authorities that it trusts.
 
     Attributes:
         chain: PEM of the server's certificate, and of those between it and its authority.
         key: PEM of its private key.
-        client_ca: PEM of the authorities of clients' certificates; None asks for none.
-        subject: of the certificate, for the log.
-        not_before: the moment it begins, in UTC.
-        not_after: the moment it ends.
+        client_ca: PEM of the authorities of clients' certificates; None asks clients for no certificate.
+        subject: the certificate's subject, for the log.
+        not_before: the moment it becomes valid, in UTC.
+        not_after: the moment it expires, in UTC.
     """
 
     chain: bytes
@@ -47,7 +47,7 @@ def watch_identity(cert: Path, key: Path, client_ca: Path | None) -> Watched[Ide
     """The identity in some files, kept up to date by `refresh`.
 
     Raises:
-        SettingsError: as `read_identity`.
+        SettingsError: as in `read_identity`.
     """
     paths = [cert, key, *([client_ca] if client_ca else [])]
     watched = Watched("certificate", paths, partial(read_identity, cert, key, client_ca))
@@ -59,8 +59,8 @@ def read_identity(cert: Path, key: Path, client_ca: Path | None = None) -> Ident
     """The identity in some files.
 
     Raises:
-        SettingsError: a file is missing or no PEM, the key is not the certificate's, or this is not the time when it is
-            valid: no client would accept it.
+        SettingsError: a file is missing or is not PEM, the key is not the certificate's, or the certificate is not
+            valid now, so that no client would accept it.
     """
     chain, secret = (read_file(flag, path, MAX_FILE_BYTES) for flag, path in (("--tls-cert", cert), ("--tls-key", key)))
     authorities = None
@@ -103,7 +103,7 @@ def _check_pair(leaf: "x509.Certificate", path: Path, secret: bytes) -> None:
 
 
 def warn_of_end(identity: Identity) -> None:
-    """Say in the log if the certificate ends soon, or has."""
+    """Log it if the certificate expires soon, or has expired."""
     left = identity.not_after - datetime.now(UTC)
     if left <= timedelta(0):
         log.error("the certificate of %s ended at %s UTC: clients refuse it", identity.subject, identity.not_after)

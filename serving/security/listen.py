@@ -1,4 +1,4 @@
-"""Which addresses may be open in plain text. Loopback and unix sockets may; others with TLS, or if it is said aloud."""
+"""Which addresses may be open in plain text: loopback and unix sockets; others only with --insecure."""
 
 import ipaddress
 import socket
@@ -37,26 +37,26 @@ def addresses_of(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
         return {_unmapped(ipaddress.ip_address(text)) for text in found}
-    except (OSError, ValueError) as error:  # ValueError: no host name at all
+    except (OSError, ValueError) as error:  # ValueError: not a host name at all
         raise SettingsError(f"--host {host}: has no address: {error}") from None
 
 
 def _unmapped(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """::ffff:127.0.0.1 is 127.0.0.1."""
+    """The IPv4 address that an IPv6 address maps: ::ffff:127.0.0.1 is 127.0.0.1."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def what_is_open(settings: Settings) -> list[str]:
-    """What an operator should read at the start, each a sentence; none if nothing is unusual."""
+    """Sentences that an operator should read at the start; none if nothing is unusual."""
     if is_local(settings):
         return []
     said = []
     if not settings.tls_cert:
         said.append(f"{settings.host} is open to other machines in plain text (--insecure): what is sent can be read")
         if settings.tokens:
-            said.append("tokens travel in plain text, too: whoever reads one on the way can use it")
+            said.append("tokens travel in plain text, too: anyone who reads one on the way can use it")
     if not (settings.tokens or settings.tls_client_ca):
-        said.append(f"whoever reaches {settings.host} may call everything but the admin calls: no --tokens, no mTLS")
+        said.append(f"anyone who reaches {settings.host} may call all but the admin calls: no --tokens, no mTLS")
     return said

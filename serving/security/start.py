@@ -1,4 +1,4 @@
-"""What must hold before anything starts: nothing is open that should not be, and every file can be used."""
+"""Checks before anything starts: nothing is open that should not be, and every file can be used."""
 
 import logging
 import resource
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def check_start(settings: Settings) -> None:
-    """Look at addresses, certificates and tokens, and say in the log what is open to others.
+    """Check addresses, certificates and tokens, and log what is open to others.
 
     Raises:
-        SettingsError: plain text beyond this machine, a file that cannot be used, or a socket that somebody has.
+        SettingsError: plain text beyond this machine, a file that cannot be used, or a socket that is in use.
     """
     check_exposure(settings)
     if settings.tls_cert and settings.tls_key:
@@ -31,7 +31,7 @@ def check_start(settings: Settings) -> None:
 
 
 def raise_file_limit() -> None:
-    """Take as many open files as this process may have: a connection is one, and systemd starts with 1024 of 524288.
+    """Raise the limit of open files as far as allowed: a connection is one, and systemd starts with 1024 of 524288.
 
     Workers inherit it.
     """

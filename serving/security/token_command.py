@@ -16,13 +16,13 @@ def token(
     expires: str = "",
     tokens: Path | None = None,
 ) -> None:
-    """Print a new token on standard output, once: nobody can read it from the file. Its line goes to --tokens.
+    """Print a new token on standard output, once: it cannot be read from the file. Its line goes to --tokens.
 
     Args:
-        name: whose it is: for the log and the limits.
-        scopes: what it allows; neither includes the other.
-        expires: from when it is refused: 2027-01-31, or 2027-01-31T12:00:00Z. Never, by default.
-        tokens: the file to add the line to, made with mode 600 if it is not there; a running server takes it within
+        name: the token's owner, for the log and the limits.
+        scopes: what the token allows; neither scope includes the other.
+        expires: when the token expires: 2027-01-31, or 2027-01-31T12:00:00Z. By default it never does.
+        tokens: the file to add the line to, made with mode 600 if it does not exist; a running server takes it within
             seconds. Without it, the line is printed on standard error.
     """
     secret = new_secret()

@@ -1,13 +1,13 @@
 """Bearer tokens: made here, known to the server by their digests alone.
 
-A line of the file is a name, the scopes, the digest and, if it ends some day, the moment from which it is refused:
+A line of the file is a name, the scopes, the digest and, optionally, when the token expires:
 
     # name    scopes        digest                expires
     search    infer         sha256:9f86d081...    2027-01-01
     deployer  infer,admin   sha256:60303ae2...
 
-SHA-256 is enough: a token is 256 random bits, so there is nothing to guess, which is what slow hashes like scrypt guard
-passwords against, and they would cost milliseconds per call.
+SHA-256 is enough: slow hashes like scrypt protect passwords from being guessed, but a token is 256 random bits, and
+they would cost milliseconds per call.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from serving.security.watched import Watched, read_file, warn_if_others_read
 from serving.settings import SettingsError
 
 FLAG = "--tokens"
-PREFIX = "vaeport_"  # so that scanners for leaked secrets can find it
+PREFIX = "vaeport_"  # lets scanners for leaked secrets find tokens
 RANDOM_BYTES = 32
 MAX_TOKENS = 256  # a call is compared with all of them, at a quarter of a microsecond each
 MAX_FILE_BYTES = 2**20
@@ -38,10 +38,10 @@ class Token:
     """A token as the server knows it.
 
     Attributes:
-        name: whose it is, for the log and the limits; two tokens may share it, while one replaces the other.
-        scopes: what it allows.
+        name: the token's owner, for the log and the limits; two tokens may share it while one replaces the other.
+        scopes: what the token allows.
         digest: SHA-256 of the token.
-        expires: seconds since the epoch from which it is refused; None is never.
+        expires: seconds since the epoch from which it is refused; None means never.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Tokens:
     def find(self, secret: str) -> Token | None:
         """The token that `secret` is, expired or not.
 
-        It is compared with every one, to the last byte, so that the time taken tells neither which exist nor how close
-        it came.
+        It is compared with every token, to the last byte, so that the time taken reveals neither which tokens exist nor
+        how close `secret` came.
         """
         digest, found = digest_of(secret), None
         for token in self._tokens:
@@ -100,8 +100,8 @@ def read_tokens(path: Path) -> Tokens:
     """The tokens of a file.
 
     Raises:
-        SettingsError: it cannot be read, a line is wrong, or there is no token in it. Says where, never what the line
-            has: it might be a token that somebody put there by mistake.
+        SettingsError: it cannot be read, a line is wrong, or it holds no token. The text says where, but never quotes
+            the line: it might be a token that somebody put there by mistake.
     """
     try:
         lines = read_file(FLAG, path, MAX_FILE_BYTES).decode().splitlines()
@@ -134,7 +134,7 @@ def _parse(fields: list[str]) -> Token:
 
 
 def parse_scopes(names: Iterable[str]) -> frozenset[Scope]:
-    """Scopes by their names; ValueError for another one, or none."""
+    """Scopes by their names; ValueError for an unknown name, or for none."""
     names = set(names)
     if not names or names - set(Scope):
         raise ValueError(f"expected scopes of {', '.join(Scope)}")

@@ -1,7 +1,7 @@
-"""A socket in the file system: bound aside, never open wider than it should be, then renamed into place.
+"""A socket in the file system: bound under a temporary name, never open wider than it should be, then renamed.
 
-The rename replaces a predecessor at once: whoever connects finds the old or the new server, never none. Connections
-that are open stay where they are.
+The rename replaces a predecessor at once: a client finds the old or the new server, never none. Open connections stay
+where they are.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from pathlib import Path
 from serving.security.listen import UNIX
 from serving.settings import SettingsError
 
-MAX_PATH_BYTES = 107  # of sockaddr_un, less the zero at its end
+MAX_PATH_BYTES = 107  # the length in sockaddr_un, less the zero at its end
 SUFFIX_BYTES = len(".4194304")  # the largest process id of Linux
 
 
 def check_path(path: Path) -> None:
-    """Raise SettingsError where no socket can be bound, or somebody answers already."""
+    """Raise SettingsError if no socket can be bound there, or a server answers there already."""
     flag = f"--listen {UNIX}{path}"
     if not path.parent.is_dir():
         raise SettingsError(f"{flag}: no such folder")
@@ -27,7 +27,7 @@ def check_path(path: Path) -> None:
         raise SettingsError(f"{flag}: expected a path of at most {MAX_PATH_BYTES - SUFFIX_BYTES} bytes")
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SettingsError(f"{flag}: is there, and is no socket")
+            raise SettingsError(f"{flag}: exists, and is not a socket")
     if _answers(path):
         raise SettingsError(f"{flag}: somebody listens there")
 
@@ -45,13 +45,13 @@ def _answers(path: Path) -> bool:
 
 
 def aside(path: Path) -> Path:
-    """Where this process binds before it takes the place of a predecessor."""
+    """The temporary path at which this process binds before it replaces a predecessor."""
     return path.with_name(f"{path.name}.{os.getpid()}")
 
 
 @contextlib.contextmanager
 def socket_mode(mode: int) -> Iterator[None]:
-    """Whatever is bound meanwhile has this mode from its first moment. Holds for the whole process."""
+    """Sockets bound meanwhile have this mode from their first moment. Affects the whole process."""
     before = os.umask(0o777 & ~mode)
     try:
         yield
@@ -60,7 +60,7 @@ def socket_mode(mode: int) -> Iterator[None]:
 
 
 def publish(path: Path) -> int:
-    """Rename what this process has bound into place; returns the inode, by which `withdraw` knows it again."""
+    """Rename this process's socket into place; returns its inode, by which `withdraw` recognises it."""
     inode = aside(path).stat().st_ino
     aside(path).replace(path)
     return inode

@@ -1,4 +1,4 @@
-"""A value that is read from files, and read again when they change. What does not read keeps the old value."""
+"""A value that is read from files, and read again when they change. If that fails, the old value stays."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ class Watched(Generic[Value]):
     """The value of some files as of the last `refresh`.
 
     Args:
-        what: what they are, for the log.
+        what: what the files are, for the log.
         paths: the files.
-        read: makes the value of them, or raises SettingsError.
+        read: reads the value from them, or raises SettingsError.
 
     Raises:
         SettingsError: the first reading failed.
@@ -33,11 +33,11 @@ class Watched(Generic[Value]):
         self.value = read()
 
     def refresh(self) -> bool:
-        """Read again if a file has changed; whether there is a new value. A failure is logged once per change."""
+        """Read again if a file has changed; returns whether there is a new value. Logs a failure once per change."""
         stamps = self._look()
         if stamps == self._stamps:
             return False
-        self._stamps = stamps  # taken before the reading: what is written meanwhile is a change of its own
+        self._stamps = stamps  # taken before the reading: what is written meanwhile counts as another change
         try:
             self.value = self._read()
         except SettingsError as error:
@@ -51,7 +51,7 @@ class Watched(Generic[Value]):
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """What changes when a file is written, replaced, or reached by another link. None while it is missing."""
+    """A value that changes when a file is written, replaced, or reached by another link; None while it is missing."""
     try:
         found = path.stat()
     except OSError:
@@ -76,6 +76,6 @@ def read_file(flag: str, path: Path, limit: int) -> bytes:
 
 
 def warn_if_others_read(flag: str, path: Path) -> None:
-    """Say so if everybody on this machine can read a secret. Not refused: Kubernetes mounts secrets that way."""
+    """Log it if everybody on this machine can read a secret. It is not refused: Kubernetes mounts secrets that way."""
     if path.stat().st_mode & 0o004:
         log.warning("%s %s: everybody on this machine can read it; chmod 600 is enough for the server", flag, path)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-YOUNG_SECONDS = 10.0  # of service: who dies before that may do so again at once
-FREE_TRIES = 3  # deaths of young workers that are mended without delay
-FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds; doubled from death to death
-LIMIT = 12  # deaths of young workers in a row, none other serving: this server cannot work
+YOUNG_SECONDS = 10.0  # of service: a worker that dies sooner may do so again at once
+FREE_TRIES = 3  # deaths of young workers that are replaced without delay
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds; doubled with each death
+LIMIT = 12  # deaths of young workers in a row, with no other serving: this server cannot work
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class Crashes:
     young: int = 0
 
     def died(self, served: float) -> float:
-        """A worker has died; the seconds to wait before the next one is started.
+        """Note that a worker has died; returns the seconds to wait before the next one is started.
 
         Args:
             served: seconds for which it took calls; 0 if it never did.
@@ -26,5 +26,5 @@ class Crashes:
 
     @property
     def is_loop(self) -> bool:
-        """Whether another worker would only die, too."""
+        """Whether another worker would probably die, too."""
         return self.young >= LIMIT

@@ -1,4 +1,4 @@
-"""What a worker process runs."""
+"""The main function of a worker process."""
 
 import contextlib
 import logging
@@ -23,14 +23,14 @@ def work(
     packages: tuple[Path, ...],
     channel: Connection,
 ) -> None:
-    """The main function of a worker process; it alone sets what CUDA reads from the environment.
+    """Run a worker. Only this function sets what CUDA reads from the environment.
 
     Args:
-        settings: of the server.
-        address: to listen on.
-        gpus: the names of the GPUs that workers share out.
-        slot: its place among the workers.
-        packages: to serve.
+        settings: the server's settings.
+        address: the address to listen on.
+        gpus: the names of the GPUs that are shared out among the workers.
+        slot: the worker's place among the workers.
+        packages: the packages to serve.
         channel: to the supervisor.
     """
     configure_logging(settings.log_format, slot)

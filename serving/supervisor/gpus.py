@@ -1,15 +1,15 @@
-"""The GPUs of this machine, found without any library of theirs: the supervisor loads none."""
+"""The GPUs of this machine, found without a GPU library: the supervisor loads none."""
 
 import re
 from pathlib import Path
 
 
 def visible_gpus(visible: str | None, devices: Path = Path("/dev")) -> list[str]:
-    """What to give to each worker as CUDA_VISIBLE_DEVICES.
+    """The values of CUDA_VISIBLE_DEVICES to give to workers, one for each GPU.
 
-    CUDA numbers from 0 those that it finds, whatever the numbers of their nodes: a container that is lent the sixth GPU
-    of a machine has nvidia5 alone, and that is number 0 (NVIDIA/nvidia-docker#907). Under WSL all are behind one node,
-    dxg, and count as one.
+    CUDA numbers the GPUs that it finds from 0, whatever the numbers of their nodes: a container that is given the sixth
+    GPU of a machine has only nvidia5, and that is number 0 (NVIDIA/nvidia-docker#907). Under WSL all are behind one
+    node, dxg, and count as one.
 
     Args:
         visible: CUDA_VISIBLE_DEVICES as it is now; None if it is not set.

@@ -1,4 +1,4 @@
-"""From settings to a server that runs."""
+"""From settings to a running server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +20,8 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
     `ready unix:PATH`, when calls are answered.
 
     Args:
-        settings: of the server.
-        environment: CUDA_VISIBLE_DEVICES and NOTIFY_SOCKET are of interest.
+        settings: the server's settings.
+        environment: CUDA_VISIBLE_DEVICES and NOTIFY_SOCKET are read.
 
     Raises:
         SettingsError: impossible settings, or the address is taken, or open to others in plain text.
@@ -42,7 +42,7 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
 
 
 def _count(settings: Settings, gpus: Sequence[str]) -> int:
-    """How many workers there are if nobody says so; a socket in the file system has one."""
+    """The default number of workers; a socket in the file system has one."""
     return 1 if settings.listen else len(gpus) or usable_cores()
 
 

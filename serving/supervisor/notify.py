@@ -1,4 +1,4 @@
-"""Telling systemd how we are: sd_notify(3), one datagram to the socket in NOTIFY_SOCKET."""
+"""Tells systemd the server's state: sd_notify(3), one datagram to the socket in NOTIFY_SOCKET."""
 
 import logging
 import socket
@@ -10,7 +10,7 @@ class Notifier:
     """Sends states to a service manager, if there is one.
 
     Args:
-        path: of its socket, as NOTIFY_SOCKET has it; one that begins with "@" is abstract. None: nobody listens.
+        path: its socket, as NOTIFY_SOCKET has it; a path that begins with "@" is abstract. None: there is no manager.
     """
 
     def __init__(self, path: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What the supervisor tells of itself: why workers start and end, and how the server is at the moment."""
+"""What the supervisor reports of itself: why workers start and end, and the server's current state."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from serving.supervisor.supervisor import Supervisor
 
 HUNG = "has hung"
-STATES = {State.SERVING: "ready", State.LEAVING: "draining"}  # else starting
+STATES = {State.SERVING: "ready", State.LEAVING: "draining"}  # any other state is "starting"
 
 
 @contextmanager
 def observed(supervisor: "Supervisor", settings: Settings) -> Iterator[None]:
-    """Metrics and probes of a server, as long as it runs; nothing without `--http-port`.
+    """Serve metrics and probes as long as the server runs; does nothing without `--http-port`.
 
     Raises:
         SettingsError: it cannot listen there.
@@ -34,7 +34,7 @@ def observed(supervisor: "Supervisor", settings: Settings) -> Iterator[None]:
 
 
 def exit_cause(worker: WorkerProcess, *, leaving: bool, stopping: bool) -> str:
-    """Why a worker has ended, in the words of serving.metrics.catalogue.EXIT_CAUSES."""
+    """Why a worker has ended, as one of serving.metrics.catalogue.EXIT_CAUSES."""
     if worker.process.exitcode == os.EX_TEMPFAIL:  # serving.worker.EXIT_DEVICE_LOST
         return "device_lost"
     if worker.failure.startswith(HUNG):
@@ -47,7 +47,7 @@ def exit_cause(worker: WorkerProcess, *, leaving: bool, stopping: bool) -> str:
 
 
 def status_of(workers: list[WorkerProcess], reason: str = "") -> Status:
-    """The server at the moment; `reason` is why it takes no calls, whatever its workers say."""
+    """The server's current state; `reason` is why it takes no calls, whatever its workers say."""
     states = {worker.process.pid or 0: _state(worker) for worker in workers}
     if not reason and "ready" not in states.values():
         reason = next((why for worker in workers if (why := _ails(worker))), "no worker serves")
@@ -59,5 +59,5 @@ def _state(worker: WorkerProcess) -> str:
 
 
 def _ails(worker: WorkerProcess) -> str:
-    """Why a worker that serves is not ready, by its last beat."""
+    """Why a serving worker is not ready, by its last beat."""
     return worker.beat.reason if worker.state is State.SERVING and worker.beat is not None else ""

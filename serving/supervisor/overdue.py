@@ -1,4 +1,4 @@
-"""What a worker did not do in time."""
+"""Finds out what a worker did not do in time."""
 
 from serving.heartbeat import hung
 from serving.settings import Settings
@@ -7,18 +7,18 @@ from serving.supervisor.process import State, WorkerProcess
 
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
 KILL_AFTER_GRACE_SECONDS = 5.0
-LEAVING_AGES = 1.2  # of a connection: how long one that leaves may wait for the last
+LEAVING_AGES = 1.2  # times a connection's maximum age: how long a leaving worker may wait for the last one
 
 
 def overdue(worker: WorkerProcess, settings: Settings, now: float, *, stopping: bool, patient: bool) -> str:
     """What `worker` did not do in time; "" if there is nothing.
 
     Args:
-        worker: in whatever state.
-        settings: of the server.
-        now: on the supervisor's clock.
-        stopping: the server is; a worker that leaves waits for no connection then.
-        patient: nobody counts as hung: all processes have stood still a moment ago.
+        worker: a worker in any state.
+        settings: the server's settings.
+        now: seconds on the supervisor's clock.
+        stopping: the server is stopping, so a leaving worker waits for no connection.
+        patient: no worker counts as hung, because the whole machine was paused a moment ago.
     """
     if worker.leaving_since is not None:
         asks = worker.state is State.LEAVING and not stopping
@@ -32,7 +32,7 @@ def overdue(worker: WorkerProcess, settings: Settings, now: float, *, stopping: 
 
 
 def _hung(worker: WorkerProcess, limit: float, now: float) -> str:
-    """How it has hung, while it has callers; "" if it has not."""
+    """How a worker with callers hangs; "" if it does not."""
     if worker.state not in (State.OPENING, State.SERVING, State.LEAVING):
         return ""
     if (silence := now - worker.heard) > limit:

@@ -1,4 +1,4 @@
-"""Where workers listen."""
+"""The address at which workers listen, reserved."""
 
 import contextlib
 import socket
@@ -9,9 +9,9 @@ from serving.settings import Settings, SettingsError
 
 @contextlib.contextmanager
 def reserved_address(settings: Settings) -> Iterator[str]:
-    """Where the workers listen, "HOST:PORT" or "unix:PATH"; SettingsError if somebody else has the port."""
+    """The workers' address, "HOST:PORT" or "unix:PATH"; SettingsError if another process has the port."""
     if settings.listen:
-        yield settings.listen  # serving.security.start has looked at it; it is taken by a rename
+        yield settings.listen  # serving.security.start has checked it; a rename takes it
     else:
         with reserved_port(settings.host, settings.port) as address:
             yield address
@@ -25,7 +25,7 @@ def reserved_port(host: str, port: int) -> Iterator[str]:
     tried without it first.
 
     Raises:
-        SettingsError: somebody listens there, or the host is not an address of this machine.
+        SettingsError: another process listens there, or the host is not an address of this machine.
     """
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -16,13 +16,13 @@ from serving.supervisor.messages import Order, Said
 
 Target = Callable[..., None]
 
-# A spawned worker inherits what is blocked. Ctrl-C and the end of a terminal reach the whole process group: they are
-# for the supervisor alone, which tells the workers what to do.
+# A spawned worker inherits blocked signals. Ctrl-C and the end of a terminal reach the whole process group, but only
+# the supervisor must act on them: it tells the workers what to do.
 BLOCKED = {signal.SIGINT, signal.SIGHUP}
 
 
 class State(Enum):
-    """Of a worker, in this order."""
+    """The states of a worker, in this order."""
 
     LOADING = auto()
     LOADED = auto()
@@ -36,16 +36,16 @@ class WorkerProcess:
     """A worker process and what it has said.
 
     Attributes:
-        number: unlike that of any other worker of this supervisor.
-        slot: its place among those who serve the same packages, from 0.
+        number: unique among the workers of this supervisor.
+        slot: its place among those that serve the same packages, from 0.
         packages: what it serves.
         channel: to it; None when it has closed its end.
         since: when it was started, in seconds on the supervisor's clock; likewise the following.
-        heard: when it said something for the last time, or was told something.
+        heard: when it last said something, or was told something.
         serving_since: when it began to take calls; None before.
         leaving_since: when it was told to leave, or to stop; None before.
         beat: the last heartbeat.
-        asked: what callers have asked of models, Said.LOAD or Said.UNLOAD with a name, and nobody has done yet.
+        asked: open requests of callers, each Said.LOAD or Said.UNLOAD with a model's name.
         failure: why it ends, in its own words; "" if it said nothing.
     """
 
@@ -88,7 +88,7 @@ class WorkerProcess:
         return self.process.is_alive()
 
     def read(self, now: float) -> None:
-        """Take note of everything that it has said."""
+        """Read everything that the worker has said."""
         try:
             while self.channel is not None and self.channel.poll():
                 said, about = self.channel.recv()
@@ -98,7 +98,7 @@ class WorkerProcess:
             self._close()
 
     def tell(self, order: Order, now: float) -> None:
-        """Give an order. One that has died does not hear it: its end is noticed elsewhere."""
+        """Give an order. A dead worker does not hear it: its end is noticed elsewhere."""
         if order is Order.SERVE:
             self.state = State.OPENING
         else:
@@ -111,18 +111,18 @@ class WorkerProcess:
             self._close()
 
     def stop(self, now: float) -> None:
-        """SIGTERM: drain and end. One that loads ends at once."""
+        """Send SIGTERM: the worker drains and ends; if it is still loading it ends at once."""
         self.leaving_since = now
         if self.is_alive:
             self.process.terminate()
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """Send SIGKILL: the worker ends, whatever it is doing."""
         if self.is_alive:
             self.process.kill()
 
     def end(self) -> str:
-        """Wait for the end of a process that has ended or is about to, and say how it did."""
+        """Wait for a process that has ended or is about to, and return how it ended."""
         self.process.join()
         self._close()
         code = self.process.exitcode

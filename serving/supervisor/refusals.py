@@ -1,8 +1,8 @@
-"""When --watch tries again what was refused: what is being copied will be whole soon, what is broken will not."""
+"""When --watch retries packages that were refused: an unfinished copy will be whole soon, a broken package will not."""
 
 from dataclasses import dataclass
 
-FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until it is tried again; doubled each time
+FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until the next try; doubled each time
 
 
 @dataclass(slots=True)
@@ -10,7 +10,7 @@ class Refusals:
     """The last refusal.
 
     Attributes:
-        what: was refused; None if nothing was.
+        what: what was refused; None if nothing was.
         retry: seconds that it has to wait.
         until: when they are over, on the supervisor's clock.
     """
@@ -20,14 +20,14 @@ class Refusals:
     until: float = 0.0
 
     def may_try(self, what: object, now: float) -> bool:
-        """Whether to try something: at once what is new, but not again and again what was refused."""
+        """Whether to try `what`: at once if it is new, only now and then if it was refused."""
         return what != self.what or now >= self.until
 
     def refused(self, what: object, now: float) -> None:
-        """It was tried, and refused."""
+        """Note that `what` was tried and refused."""
         self.retry = min(2 * self.retry, LONGEST_RETRY) if what == self.what else FIRST_RETRY
         self.what, self.until = what, now + self.retry
 
     def forget(self) -> None:
-        """What was refused is not what is there any more."""
+        """Forget the refusal, because what was refused has been replaced."""
         self.what = None

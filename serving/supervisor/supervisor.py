@@ -1,8 +1,8 @@
 """The one mechanism behind start, crash recovery and reload: start, self-test and warm new workers, let them take
 calls, then tell the old ones to leave.
 
-The supervisor is a loop over what its workers say and how they end. It computes nothing and answers no calls, so that
-there is little in it that could fail, and it never waits for a single worker.
+The supervisor is a loop over its workers' messages and ends. It computes nothing and answers no calls, so that little
+in it can fail, and it never waits for a single worker.
 """
 
 import logging
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from serving.metrics.status import Status
     from serving.metrics.supervisor import SupervisorMetrics
 
-TICK_SECONDS = 1.0  # at most, between two looks at the clock
+TICK_SECONDS = 1.0  # the longest time between two looks at the clock
 ENDING_SECONDS = 0.005
-PAUSE_SECONDS = 2.0  # without a turn of the loop: the machine, or its container, has stood still
+PAUSE_SECONDS = 2.0  # without a turn of the loop: the machine, or its container, was paused
 LIVE_SECONDS = 10.0  # without a turn of the loop: it is stuck
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MAX_LEAVING = 2  # times the workers that serve: how many may be leaving when a reload begins
-RELOAD_TRIES = 3  # deaths without a reason given, while new workers load, before the reload is given up
+RELOAD_TRIES = 3  # unexplained deaths of new workers while they load, before the reload is given up
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Generation:
         return len(self.workers) == count and all(worker.state is state for worker in self.workers)
 
     def open(self, now: float) -> None:
-        """Those who have loaded may take calls."""
+        """Let the workers that have loaded take calls."""
         for worker in self.workers:
             if worker.state is State.LOADED:
                 worker.tell(Order.SERVE, now)
@@ -73,13 +73,13 @@ class Supervisor:
     """Keeps `settings.workers` workers that serve the default version of each model.
 
     Args:
-        settings: of the server; `workers` is the actual number.
+        settings: the server's settings; `workers` is the actual number.
         target: what a worker runs; called with its slot, its packages and its end of the channel.
         announce: called once, when all workers take calls.
-        notify: a service manager.
+        notify: notifies a service manager.
 
     Attributes:
-        metrics: counts what happens, if it is asked for.
+        metrics: counts what happens, if there are metrics.
     """
 
     def __init__(
@@ -93,19 +93,19 @@ class Supervisor:
         self._current = Generation(default_packages(settings.models))
         self._next: Generation | None = None
         self._leaving: list[WorkerProcess] = []
-        self._switched = False  # a reload is done but for the workers that leave
+        self._switched = False  # a reload is done except for the workers that leave
         self._crashes = Crashes()
         self._started = 0
         self._start_at = 0.0  # the earliest moment for another worker of the current generation
         self._ready = False
         self._stepped = time.monotonic()
-        self._watched = 0.0  # when systemd has heard of us
+        self._watched = 0.0  # when systemd last heard from us
         self._why = "start"  # the next worker of the current generation starts
         self._signals: list[int] = []
         self._stopping = 0  # signals that have been acted upon
         self._status = 0
         self._wanted = Wanted(settings.models, settings.watch)
-        self._patient_until = 0.0  # nobody counts as hung before
+        self._patient_until = 0.0  # until then no worker counts as hung
 
     def run(self) -> int:
         """Serve until a signal; returns the exit status.
@@ -126,17 +126,17 @@ class Supervisor:
         return self._status
 
     def status(self) -> "Status":
-        """The server at the moment; from any thread."""
+        """The server's current state; callable from any thread."""
         return status_of(self._workers(), "stopping" if self._stopping else "" if self._ready else "starting")
 
     def live(self) -> tuple[bool, str]:
-        """Whether this loop turns, in words, too; from any thread."""
+        """Whether this loop is running, also in words; callable from any thread."""
         silence = time.monotonic() - self._stepped
         return silence < LIVE_SECONDS, f"the supervisor was awake {silence:.1f} s ago"
 
     def _step(self) -> None:
         now = time.monotonic()
-        if now - self._stepped > PAUSE_SECONDS:  # the workers may have been unable to say anything as well
+        if now - self._stepped > PAUSE_SECONDS:  # the workers may have been paused as well
             self._patient_until = now + self._settings.hang_seconds
         self._stepped = now
         for worker in self._workers():
@@ -159,7 +159,7 @@ class Supervisor:
             self._notify("WATCHDOG=1")
 
     def _wait(self, wake: socket.socket) -> None:
-        """Until a worker says something or ends, a signal comes, or it is time to look at the clock."""
+        """Wait until a worker says something or ends, a signal comes, or it is time to look at the clock."""
         workers = self._workers()
         channels = [worker.channel for worker in workers if worker.channel is not None]
         sentinels = [worker.process.sentinel for worker in workers]
@@ -167,10 +167,10 @@ class Supervisor:
         if wake in ready:
             wake.recv(4096)
         elif not set(ready) & set(channels):
-            time.sleep(ENDING_SECONDS)  # one that ends shows it some time before it can be waited for
+            time.sleep(ENDING_SECONDS)  # the end of a worker shows some time before it can be waited for
 
     def _workers(self) -> list[WorkerProcess]:
-        following = self._next  # once: other threads ask, too
+        following = self._next  # read once: other threads call this, too
         return [*self._current.workers, *(following.workers if following else []), *self._leaving]
 
     def _start_worker(self, generation: Generation, now: float) -> None:
@@ -186,7 +186,7 @@ class Supervisor:
     # --- workers that end
 
     def _bury(self, worker: WorkerProcess, now: float) -> None:
-        """Draw the conclusions from the end of a worker."""
+        """Act on the end of a worker."""
         worker.read(now)  # its last words
         how = worker.end()
         cause = exit_cause(worker, leaving=worker in self._leaving, stopping=bool(self._stopping))
@@ -213,14 +213,14 @@ class Supervisor:
         self._say_if_done()
 
     def _say_if_done(self) -> None:
-        """Say that a reload is done, if nobody is left of those that were replaced."""
+        """Log that a reload is done, once all replaced workers have gone."""
         if self._switched and not self._leaving and not self._stopping:
             self._switched = False
             log.info("reload done: %s", _names(self._current.packages))
             self._notify("READY=1")
 
     def _died(self, worker: WorkerProcess, how: str, now: float) -> None:
-        """A worker that was to serve has died: start another, unless that is hopeless."""
+        """Replace a worker that should serve and has died, unless that is hopeless."""
         if not self._ready:
             raise StartError(worker.failure or f"a worker {how} before it was ready; see its log above")
         served = now - worker.serving_since if worker.serving_since is not None else 0.0
@@ -228,13 +228,13 @@ class Supervisor:
         self._start_at = now + delay
         log.error("worker %d %s; the next one starts %s", worker.number, how, f"in {delay:g} s" if delay else "now")
         if self._settings.models.is_dir() and not all(path.is_dir() for path in worker.packages):
-            self._wanted.asked = True  # another worker would only miss it, too
+            self._wanted.asked = True  # another worker would miss it, too
         serves = any(other.state is State.SERVING for other in self._current.workers)
         if self._crashes.is_loop and not serves and self._next is None:
             raise CrashLoopError(f"{LIMIT} workers in a row died soon; the last one {how}; see its log above")
 
     def _died_loading(self, generation: Generation, worker: WorkerProcess, how: str, now: float) -> None:
-        """A new worker has died before it was needed: that ends the reload, unless it may have been an accident."""
+        """Give the reload up because a new worker has died, unless that may have been an accident."""
         generation.deaths += 1
         if worker.failure or generation.deaths >= RELOAD_TRIES:
             self._refuse(generation, worker.failure or how, now)
@@ -244,7 +244,7 @@ class Supervisor:
     # --- keeping workers
 
     def _keep(self, now: float) -> None:
-        """Have as many workers of the current generation as there should be."""
+        """Start missing workers of the current generation."""
         generation, count = self._current, self._settings.workers
         while len(generation.workers) < count and now >= self._start_at:
             self._start_worker(generation, now)
@@ -255,7 +255,7 @@ class Supervisor:
             self._notify("READY=1")
 
     def _force(self, now: float) -> None:
-        """Kill whoever does not do in time what it should."""
+        """Kill workers that do not do in time what they should."""
         stopping, patient = bool(self._stopping), now < self._patient_until
         for worker in self._workers():
             failure = overdue(worker, self._settings, now, stopping=stopping, patient=patient)
@@ -277,7 +277,7 @@ class Supervisor:
     def _due(self, now: float) -> Packages | None:
         """The packages of a reload that should begin now; None if none should."""
         if not self._ready or len(self._leaving) >= MAX_LEAVING * self._settings.workers:
-            return None  # later: each of them holds its models in memory
+            return None  # later: each leaving worker holds its models in memory
         try:
             return self._wanted.due(self._current.packages, now)
         except (PackageError, OSError) as error:
@@ -285,7 +285,7 @@ class Supervisor:
             return None
 
     def _advance(self, following: Generation, now: float) -> None:
-        """All new workers load, one after the other, so that callers notice little; then all take calls at once."""
+        """Let the new workers load one after the other, so that callers notice little; then open all at once."""
         count = self._settings.workers
         if any(worker.state is State.LOADING for worker in following.workers):
             return
@@ -311,7 +311,7 @@ class Supervisor:
             self._say_if_done()
 
     def _refuse(self, generation: Generation, why: str, now: float) -> None:
-        """Give a reload up. The current workers have not noticed it."""
+        """Give a reload up. It has not affected the current workers."""
         self._next = None
         for worker in generation.workers:
             worker.stop(now)
@@ -329,7 +329,7 @@ class Supervisor:
 
     @contextmanager
     def _handled_signals(self) -> Iterator[socket.socket]:
-        """Take note of signals; yields a socket that is readable when one has come."""
+        """Record signals; yields a socket that becomes readable when one has come."""
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
             if number == signal.SIGHUP:
@@ -350,7 +350,7 @@ class Supervisor:
                     signal.signal(number, handler)
 
     def _stop(self, now: float) -> None:
-        """The first signal drains, the second ends at once. One before the server is ready ends the start."""
+        """Drain at the first signal, end at once at the second. A signal before the server is ready ends the start."""
         self._stopping = len(self._signals)
         log.info("stopping: %s", signal.Signals(self._signals[-1]).name)
         self._notify("STOPPING=1")
@@ -363,7 +363,7 @@ class Supervisor:
 
 
 def pause(now: float, start_at: float) -> float:
-    """Seconds to wait, at most: until the next worker may start, if that is a moment soon to come."""
+    """The most seconds to wait: until the next worker may start, if that is sooner than the next tick."""
     until = start_at - now
     return until if 0.0 < until < TICK_SECONDS else TICK_SECONDS
 

@@ -1,4 +1,4 @@
-"""What should be served, and when to look whether that is something else than what is."""
+"""What should be served, and when to check whether that differs from what is served."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,14 @@ Packages = tuple[Path, ...]  # a folder for each model
 
 @dataclass(slots=True)
 class Wanted:
-    """The default version of each model, but of those that a caller has unloaded.
+    """The default version of each model, without those that a caller has unloaded.
 
     Attributes:
-        models: where they lie; see default_packages.
-        watch: seconds between two looks without being asked; 0 is never.
-        asked: whether somebody wants a reload. Signal handlers set it.
-        unloaded: names of models that are left out until somebody asks for them.
-        refusals: what has been tried.
+        models: the folder of models; see default_packages.
+        watch: seconds between two looks without being asked; 0 means never.
+        asked: whether a reload was asked for. Signal handlers set it.
+        unloaded: names of models that are left out until a caller asks for them.
+        refusals: what has been tried and refused.
     """
 
     models: Path
@@ -31,7 +31,7 @@ class Wanted:
     _look_at: float = 0.0
 
     def hear(self, said: Said, model: str, current: Packages) -> None:
-        """A caller wants a model to be loaded or unloaded. The last one is never unloaded."""
+        """Note that a caller wants a model loaded or unloaded. The last model is never unloaded."""
         self.unloaded.discard(model)
         if said is Said.UNLOAD and {path.parent.name for path in current} - self.unloaded - {model}:
             self.unloaded.add(model)
@@ -45,7 +45,7 @@ class Wanted:
             now: on the supervisor's clock.
 
         Raises:
-            PackageError, OSError: what is there cannot be served, and nobody has been told so lately.
+            PackageError, OSError: the packages cannot be served, and this has not been reported lately.
         """
         asked, self.asked = self.asked, False
         if not asked and not (self.watch and now >= self._look_at):

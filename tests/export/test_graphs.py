@@ -34,13 +34,13 @@ def test_names_shapes_opset_and_ir(made: list[tuple[Role, onnx.ModelProto]]) -> 
     assert [(t.name, t.shape) for t in spec.outputs] == [("image", ("batch", *SHAPE)), ("logits", ("batch", *SHAPE))]
 
 
-def test_one_file_and_no_random_operator(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+def test_a_graph_is_one_file_without_random_operators(made: list[tuple[Role, onnx.ModelProto]]) -> None:
     for _, proto in made:
         assert not any(initializer.data_location for initializer in proto.graph.initializer)
         assert not {node.op_type for node in proto.graph.node} & RANDOM_OPERATORS
 
 
-def test_no_path_user_or_host_of_the_author(made: list[tuple[Role, onnx.ModelProto]]) -> None:
+def test_a_graph_holds_no_path_user_or_host_of_its_author(made: list[tuple[Role, onnx.ModelProto]]) -> None:
     for _, proto in made:
         content = proto.SerializeToString()
         for trace in (

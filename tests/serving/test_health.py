@@ -197,5 +197,5 @@ async def test_nobody_is_called_ready_when_nobody_looks(caplog: pytest.LogCaptur
         await one.rounds(1)
         del one.engine.suspect
         await until(lambda: bool(one.readiness.unready))
-        assert one.readiness.reason == "a: nobody looks any more"
+        assert one.readiness.reason == "a: the canaries have stopped"
         assert "the canaries have failed" in caplog.text

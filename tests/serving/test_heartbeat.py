@@ -31,7 +31,7 @@ BEAT = Heartbeat(100.0, True, "", None, 2.0, {"toy_encoder": 0, "toy_decoder": 7
         (replace(BEAT, busy_seconds=10.0), 101.0, ""),
         (replace(BEAT, busy_seconds=10.6), 101.0, "a batch has been running for 11 s"),
         (replace(BEAT, rebuild_seconds=600.0), 101.0, ""),
-        (replace(BEAT, rebuild_seconds=600.6), 101.0, "a session has been made anew for 601 s"),
+        (replace(BEAT, rebuild_seconds=600.6), 101.0, "a session has been rebuilding for 601 s"),
         (replace(BEAT, idle_seconds=3600.0), 101.0, ""),  # nothing to compute
         (replace(BEAT, ready=False, reason="toy: wrong numbers"), 101.0, ""),  # not ready, but alive
     ],

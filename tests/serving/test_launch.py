@@ -61,7 +61,10 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
         ({"tls_cert": Path("c")}, "--tls-cert and --tls-key: expected both"),
         ({"tls_key": Path("k")}, "--tls-cert and --tls-key: expected both"),
         ({"tls_client_ca": Path("a")}, "--tls-client-ca: expected --tls-cert and --tls-key with it"),
-        ({"insecure": True, "tls_cert": Path("c"), "tls_key": Path("k")}, "--insecure: has no sense with --tls-cert"),
+        (
+            {"insecure": True, "tls_cert": Path("c"), "tls_key": Path("k")},
+            "--insecure: makes no sense together",
+        ),
         ({"max_calls_per_peer": -1}, "--max-calls-per-peer: expected 0 or more, got -1"),
         ({"max_bytes_per_peer": -1}, "--max-bytes-per-peer"),
         ({"max_connections": -1}, "--max-connections: expected 0 or more, got -1"),

@@ -259,7 +259,7 @@ def test_a_stop_while_old_workers_end_is_in_order(start_server: Start, models: P
     assert server.terminate() == 0
 
 
-def test_pin_on_the_command_line_and_watch(start_server: Start, versions: Path) -> None:
+def test_a_version_that_is_pinned_on_the_command_line_is_served_with_watch(start_server: Start, versions: Path) -> None:
     server = start_server("--models", str(versions), "--watch", "0.1", *BRIEF)
     with vaeport.Client(server.address) as client:
         assert client.info().models[0].version == "2"

@@ -145,7 +145,7 @@ def test_memory_that_is_not_there_is_one_clear_message(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+def test_a_run_that_ctrl_c_stopped_can_be_resumed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["--data", "digits", "--hidden-dims", "16", "--run", str(run)]
     command = [sys.executable, "-m", "training", *settings, "--epochs", "100000"]

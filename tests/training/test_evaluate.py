@@ -119,7 +119,7 @@ def test_a_run_without_a_finished_epoch_has_nothing_to_measure(run: Path) -> Non
 
 
 def test_data_to_test_on_are_those_of_a_run_that_had_some(run: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--test-data: .* was made without"):
+    with pytest.raises(ConfigError, match=r"--test-data: .* was trained without it"):
         evaluated(run, test_data="b.npy")
 
 

@@ -256,7 +256,7 @@ def test_a_learned_sigma_moves_a_fixed_one_stays_and_the_analytic_one_is_that_of
         ),
         ({"warmup_epochs": 3.0}, "--warmup-epochs 3 does not end before the run"),
         ({"warmup_epochs": 2.0}, "--warmup-epochs 2 does not end before the run"),
-        ({"warmup_epochs": 1.0, "warmup_steps": 1}, "--warmup-epochs and --warmup-steps are the same"),
+        ({"warmup_epochs": 1.0, "warmup_steps": 1}, "--warmup-epochs and --warmup-steps: give one of them"),
         ({"cycles": 2, "warmup_steps": 1}, "--cycles has a warm-up of its own"),
         ({"cycles": 2, "patience": 1}, "--patience would stop within a cycle"),
         ({"cycles": 2, "capacity": 1.0}, "--cycles is for beta"),
@@ -264,13 +264,13 @@ def test_a_learned_sigma_moves_a_fixed_one_stays_and_the_analytic_one_is_that_of
         ({"capacity": 1.0, "free_bits": 1.0}, "--capacity and --free-bits"),
         ({"objective": "iwae", "capacity": 1.0}, "--objective iwae has no KL term for --capacity"),
         ({"objective": "dreg", "free_bits": 1.0}, "--objective dreg has no KL term for --free-bits"),
-        ({"objective": "iwae", "likelihood": "gaussian", "variance": "analytic"}, "--variance analytic is the best of"),
+        ({"objective": "iwae", "likelihood": "gaussian", "variance": "analytic"}, "analytic is fitted to the ELBO"),
         ({"autoencoder": True, "objective": "iwae"}, "--autoencoder has no bound"),
         ({"autoencoder": True, "importance_samples": 2}, "--autoencoder draws no latents"),
         ({"autoencoder": True, "beta": 2.0}, "--autoencoder has no KL term to weigh"),
         ({"autoencoder": True, "free_bits": 1.0}, "--autoencoder has no KL term"),
         ({"likelihood": "gaussian", "binarization": "dynamic"}, "binary pixels are not Gaussian"),
-        ({"precision": "tf32"}, "--precision tf32 is of CUDA"),
+        ({"precision": "tf32"}, "--precision tf32 needs CUDA"),
         ({"lr_schedule": "steps"}, "--lr-milestones: expected epochs from 1 in rising order, got nothing"),
         ({"lr_milestones": (0, 2)}, r"--lr-milestones: expected epochs from 1 in rising order, got \[0, 2\]"),
         ({"lr_milestones": (2, 2)}, "--lr-milestones: expected epochs from 1 in rising order"),
@@ -376,7 +376,7 @@ def test_the_command_line_of_a_run_makes_it_again() -> None:
 
 def test_a_run_cannot_start_from_weights_that_would_mean_another_function(tmp_path: Path) -> None:
     run_with(tmp_path / "first")
-    with pytest.raises(ValueError, match="--init-from: --activation: that run has relu, this one another"):
+    with pytest.raises(ValueError, match="--init-from: --activation: that run has relu, this one differs"):
         run_with(tmp_path / "second", activation="tanh", init_from=tmp_path / "first" / "run")
 
 

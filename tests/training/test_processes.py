@@ -90,5 +90,5 @@ def test_ctrl_c_ends_all_of_them_and_the_run_goes_on_from_there(tmp_path: Path) 
 def test_what_needs_the_whole_batch_is_refused_for_its_shares(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "--free-bits", "0.5", together=True)
     assert done.returncode != 0
-    assert "training: error: --free-bits is about the whole batch, of which each process has a share" in done.stderr
+    assert "training: error: --free-bits needs the whole batch in one process" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -70,31 +70,31 @@ def test_figures_to_compare_scores_with_may_be_missing(copy: Path, change: Calla
     vaeport.load(copy).score(np.zeros((8, 8), np.uint8))
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(rules.NotAPackageError, match="no such folder"):
         open_package(tmp_path / "nothing")
 
 
-def test_no_manifest(copy: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(copy: Path) -> None:
     (copy / "manifest.json").unlink()
     with pytest.raises(rules.NotAPackageError, match=r"manifest\.json is missing"):
         open_package(copy)
 
 
-def test_manifest_over_its_cap(copy: Path) -> None:
+def test_a_manifest_over_its_cap_is_refused(copy: Path) -> None:
     with (copy / "manifest.json").open("ab") as file:
         file.write(b" " * rules.MANIFEST_MAX_BYTES)
     with pytest.raises(rules.ManifestTooLargeError):
         open_package(copy)
 
 
-def test_manifest_is_no_json(copy: Path) -> None:
+def test_a_manifest_that_is_not_json_is_refused(copy: Path) -> None:
     (copy / "manifest.json").write_text("{")
     with pytest.raises(rules.ManifestInvalidError, match="not JSON"):
         open_package(copy)
 
 
-def test_manifest_repeats_a_key(copy: Path) -> None:
+def test_a_manifest_that_repeats_a_key_is_refused(copy: Path) -> None:
     text = (copy / "manifest.json").read_text()
     (copy / "manifest.json").write_text(text.replace('"version": 1', '"version": 2, "version": 1'))
     with pytest.raises(rules.ManifestInvalidError, match="the same key twice"):
@@ -102,7 +102,7 @@ def test_manifest_repeats_a_key(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("scale", ["1e999", "NaN", "-Infinity"])
-def test_manifest_holds_no_number_that_is_not_finite(copy: Path, scale: str) -> None:
+def test_a_manifest_with_a_number_that_is_not_finite_is_refused(copy: Path, scale: str) -> None:
     text = (copy / "manifest.json").read_text()
     (copy / "manifest.json").write_text(text.replace('"scale": 16.0', f'"scale": {scale}'))
     with pytest.raises(rules.ManifestInvalidError, match="is not a finite number"):
@@ -110,7 +110,7 @@ def test_manifest_holds_no_number_that_is_not_finite(copy: Path, scale: str) -> 
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
-def test_manifest_is_not_utf_8(copy: Path, encoding: str) -> None:
+def test_a_manifest_that_is_not_utf_8_is_refused(copy: Path, encoding: str) -> None:
     text = (copy / "manifest.json").read_text()
     (copy / "manifest.json").write_text(text, encoding=encoding)
     with pytest.raises(rules.ManifestInvalidError, match="not JSON"):
@@ -118,7 +118,7 @@ def test_manifest_is_not_utf_8(copy: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda v: v.pop("format"), lambda v: v.update(format="vaeport/2")])
-def test_missing_or_unknown_format(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_a_missing_or_unknown_format_is_refused(copy: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(copy, change)
     with pytest.raises(rules.UnknownFormatError, match="expected 'vaeport/1'"):
         open_package(copy)
@@ -214,14 +214,14 @@ def test_a_path_that_does_not_stay_inside(copy: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "manifest.json"])
-def test_a_symbolic_link(copy: Path, name: str) -> None:
+def test_a_symbolic_link_is_refused(copy: Path, name: str) -> None:
     (copy / name).rename(copy.parent / name)
     (copy / name).symlink_to(copy.parent / name)
     with pytest.raises(rules.SymlinkError):
         open_package(copy)
 
 
-def test_a_pipe_as_the_manifest(copy: Path) -> None:
+def test_a_pipe_in_place_of_the_manifest_is_refused(copy: Path) -> None:
     (copy / "manifest.json").unlink()
     os.mkfifo(copy / "manifest.json")
     with pytest.raises(rules.SymlinkError):
@@ -249,27 +249,27 @@ def test_a_pipe_is_not_read(copy: Path) -> None:
         open_package(copy)
 
 
-def test_an_unlisted_file(copy: Path) -> None:
+def test_an_unlisted_file_is_refused(copy: Path) -> None:
     (copy / "sub").mkdir()
     (copy / "sub" / "extra.bin").write_bytes(b"1")
     with pytest.raises(rules.UnlistedFileError, match=r"sub/extra\.bin"):
         open_package(copy)
 
 
-def test_a_missing_file(copy: Path) -> None:
+def test_a_missing_file_is_refused(copy: Path) -> None:
     (copy / "README.md").unlink()
     with pytest.raises(rules.MissingFileError, match=r"README\.md"):
         open_package(copy)
 
 
-def test_a_file_of_another_size(copy: Path) -> None:
+def test_a_file_of_another_size_is_refused(copy: Path) -> None:
     with (copy / "README.md").open("a") as file:
         file.write("more")
     with pytest.raises(rules.SizeMismatchError, match=r"README\.md: expected \d+ bytes"):
         open_package(copy)
 
 
-def test_a_file_with_one_other_bit(copy: Path) -> None:
+def test_a_file_with_one_other_bit_is_refused(copy: Path) -> None:
     data = bytearray((copy / "encoder.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (copy / "encoder.onnx").write_bytes(data)

@@ -73,4 +73,4 @@ def _check(files: list[tuple[Path, str]]) -> None:
     for path, expected in files:
         digest = calculate_md5(path)
         if digest != expected:
-            raise DataError(f"{path}: expected md5 {expected}, got {digest}: damaged; delete it to fetch it anew")
+            raise DataError(f"{path}: expected md5 {expected}, got {digest}: damaged; delete it to fetch it again")

@@ -169,7 +169,7 @@ def _repeated(config: Config, train: Images, test: Images) -> list[str]:
 
 
 def _hashes(images: Images) -> Iterator[bytes]:
-    """Of the pixels of each image, but for those after COMPARED_IMAGES."""
+    """Hashes of the pixels of each of the first COMPARED_IMAGES images."""
     step = max(1, CHUNK_BYTES // images.pixels[:1].nbytes)
     count = min(len(images), COMPARED_IMAGES)
     for start in range(0, count, step):

@@ -9,7 +9,7 @@ def download(name: str, kind: str, data_root: Path) -> None:
     """Download the data set `name` below `data_root`, by the class `kind` of torchvision.datasets.
 
     Raises:
-        DataError: no network, nobody who has it, or a folder that cannot be written.
+        DataError: there is no network, no mirror has the data, or the folder cannot be written.
     """
     from torchvision import datasets
 

@@ -70,12 +70,12 @@ def _read(folder: Path, stem: str, checksums: dict[str, str]) -> NDArray[np.uint
     if path is None:
         raise DataError(f"{folder}: {stem}.gz is missing")
     data = path.read_bytes()
-    if path.suffix != ".gz":  # unpacked: nobody publishes a checksum, the shape is all there is to check
+    if path.suffix != ".gz":  # unpacked: there is no published checksum, only the shape can be checked
         return read_idx(path, data)
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if digest != checksums[path.name]:
         raise DataError(
-            f"{path}: expected md5 {checksums[path.name]}, got {digest}: damaged; delete it to fetch it anew"
+            f"{path}: expected md5 {checksums[path.name]}, got {digest}: damaged; delete it to fetch it again"
         )
     try:
         return read_idx(path, gzip.decompress(data))

@@ -42,7 +42,7 @@ class Images:
         return Images(self.pixels, labels, index if self.order is None else self.order[index])
 
     def some(self, most: int, seed: int) -> "Images":
-        """At most so many, drawn by the seed, in that order: the first of a folder with labels are all of one label."""
+        """At most `most` images, in the order drawn by the seed: the first of a folder all have the same label."""
         return self.take(np.random.default_rng(seed).permutation(len(self))[:most])
 
     def rows(self, index: NDArray[np.int64]) -> Pixels:

@@ -13,7 +13,7 @@ CACHE_FIELDS = ("inactive_file", "active_file")  # of memory.stat: counted as us
 
 
 def fits(needed: int) -> bool:
-    """Whether images of so many bytes can be kept in memory."""
+    """Whether images of `needed` bytes can be kept in memory."""
     return COPIES * needed <= available()
 
 

@@ -1,4 +1,4 @@
-"""From a picture to the pixels that the network is trained on. Whoever repeats these steps gets the same pixels:
+"""From a picture to the pixels that the network is trained on. Repeating these steps gives the same pixels:
 
 1. Open it with Pillow. Of several pictures in a camera's file (MPO), the first.
 2. Turn it upright as its EXIF orientation says: `ImageOps.exif_transpose`.

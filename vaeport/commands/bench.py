@@ -29,7 +29,7 @@ class Measured:
 
     Attributes:
         latencies: seconds of each call that succeeded.
-        failures: how often each error came, by the name of its class.
+        failures: how often each error occurred, by the name of its class.
         seconds: from the first call to the last answer.
     """
 
@@ -39,14 +39,14 @@ class Measured:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Call again and again, for some seconds, and print calls and images a second and how long a call took.
+    """Call again and again for some seconds, and print calls and images a second and how long a call took.
     The images are noise. The callers share this process and its cores with the client, so a fast server may wait for
-    them; compare runs of one machine alone.
+    them; compare only runs of the same machine.
     """
     with open_source(options) as source:
         model = model_of(source)
         call = _call(source, model, options.call, options.rows)
-        call()  # connects, and an error that every call would have ends it here
+        call()  # connects; an error that every call would have ends the command here
         measured = closed_loop(call, options.callers, options.seconds)
     found = summary(measured, options.rows)
     if options.json:
@@ -76,12 +76,12 @@ def add(commands: "Commands") -> None:
 
 
 def closed_loop(call: Callable[[], object], callers: int, seconds: float) -> Measured:
-    """Let threads call, each again when it is answered, until the time is over or somebody interrupts.
+    """Let threads call, each again when it is answered, until the time is over or the user interrupts.
 
     Args:
         call: what to call; its VaeportErrors are counted, others are raised.
         callers: threads.
-        seconds: after which no call begins.
+        seconds: no call begins later than this.
     """
     measured, stop = Measured(), threading.Event()
     start = time.perf_counter()

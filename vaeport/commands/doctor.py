@@ -1,4 +1,4 @@
-"""`vaeport doctor`; what it looks at is in vaeport/doctor.py."""
+"""`vaeport doctor`; its checks are in vaeport/doctor.py."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Look at what is installed, the device, limits, a package and a server; exit 1 if something fails."""
+    """Check what is installed, the device, limits, a package and a server; exit 1 if something fails."""
     from vaeport.doctor import examine
     from vaeport.findings import as_json, as_table, failed
 

@@ -24,7 +24,7 @@ def encode(options: argparse.Namespace) -> None:
     """Write the posterior of each image to a file, and print its path.
     A .npz holds `mean` and `log_var`, float32 [images, latent_dim], in the order of `paths`, and `model` and `version`;
     a .npy holds the mean alone; a .csv has a line for each image: path, mean_0, ..., log_var_0, ...
-    Images are prepared as in training. A few hundred of them are in memory at a time, however many there are.
+    Images are prepared as in training. Only a few hundred are in memory at a time.
     """
     import numpy as np
 

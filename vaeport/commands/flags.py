@@ -1,4 +1,4 @@
-"""Flags that several commands share, and the form that all of them have."""
+"""Flags that several commands share, and the form of every command."""
 
 import argparse
 import math
@@ -44,7 +44,7 @@ def locks() -> argparse.ArgumentParser:
 
 
 def source() -> argparse.ArgumentParser:
-    """Whom to ask: a server, or a package."""
+    """The flags that name a server, or a package."""
     flags = argparse.ArgumentParser(add_help=False)
     where = flags.add_mutually_exclusive_group()
     where.add_argument(
@@ -81,7 +81,7 @@ def images() -> argparse.ArgumentParser:
 
 
 def add_picture(command: argparse.ArgumentParser, name: str) -> None:
-    """Where the picture goes."""
+    """The flag for the picture to write."""
     text = "a picture (%(default)s), or X.npy or X.npz for the numbers: float32 [N, C, H, W] in [0, 1]"
     command.add_argument("-o", "--output", type=Path, default=Path(name), metavar="PATH", help=text)
 

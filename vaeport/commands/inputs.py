@@ -16,21 +16,21 @@ SUFFIXES = frozenset(
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are named, and for a folder, sorted, those below it that training would read.
+    """Files as they are named; for a folder the files below it that training would read, sorted.
 
     Raises:
-        InvalidInputError: a folder without any.
-        OSError: nothing is there, or it may not be looked at.
+        InvalidInputError: a folder holds none.
+        OSError: a path does not exist, or may not be read.
     """
     found: list[Path] = []
     for path in paths:
-        path.stat()  # what is missing is said at once, not after an hour
+        path.stat()  # a missing file is reported at once, not after an hour
         found += _below(path) if path.is_dir() else [path]
     return found
 
 
 def shown(path: Path) -> str:
-    """A path as it can be printed, whatever bytes it is made of."""
+    """A path in a form that can be printed, whatever its bytes."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -42,7 +42,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Through links, too, but not to hidden files, which file managers leave behind."""
+    """The files below a folder, also through links, without hidden files, which file managers leave behind."""
     entered: set[Path] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         resolved = Path(parent).resolve()

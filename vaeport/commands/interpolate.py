@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """Write the images on the way from one to another, in latent space, as a strip. Its ends are the reconstructions
-    of A and B.
-    """
+    """Write the images on the way from A to B in latent space as a strip, with the reconstructions at both ends."""
     check_images(options.output)
     with open_source(options) as source:
         images = source.interpolate(options.a, options.b, options.steps, spherical=options.spherical)

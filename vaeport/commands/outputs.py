@@ -1,4 +1,4 @@
-"""What commands leave behind: pictures, files that are whole or not there, and a line that says how far they are."""
+"""What commands write: pictures, files that are complete or absent, and a progress line."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ ARRAYS = (".npy", ".npz")
 
 
 def check_images(path: Path) -> None:
-    """See that `save_images` can write there, before anything is computed.
+    """Check that `save_images` can write there, before anything is computed.
 
     Raises:
-        InvalidInputError: no such folder, or a suffix of neither an array nor a picture.
+        InvalidInputError: there is no such folder, or the suffix is of neither an array nor a picture.
     """
     check_folder(path)
     if path.suffix not in ARRAYS:
@@ -35,7 +35,7 @@ def check_images(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise InvalidInputError if `path` is in no folder."""
+    """Raise InvalidInputError if the folder of `path` does not exist."""
     if not path.parent.is_dir():
         raise InvalidInputError.of("-o", expected="a folder that exists", got=path.parent)
 
@@ -52,10 +52,10 @@ def save_images(
 
     Args:
         images: float32 [N, C, H, W] in [0, 1]; `images` in a .npz.
-        path: where to.
+        path: where to write.
         columns: images in a row of the picture; None makes it about square.
-        picture: what the picture shows, if that is not `images` alone.
-        row_names, column_names: what stands beside the picture's rows and above its columns.
+        picture: what the picture shows, if not only `images`.
+        row_names, column_names: labels beside the picture's rows and above its columns.
     """
     if path.suffix in ARRAYS:
         import numpy as np
@@ -74,9 +74,9 @@ def save_images(
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which gets its name when all went well; that it cannot be written is said at the beginning."""
+    """A file to write, which gets its name when all went well. An unwritable one is refused at the beginning."""
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():  # a device or a pipe, which is to stay one
+    if target.exists() and not target.is_file():  # a device or a pipe, which must stay one
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
@@ -94,7 +94,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A function that counts rows on standard error, where a person sees it; the line goes away in the end."""
+    """A function that counts rows on standard error if that is a terminal; the line is removed in the end."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -20,8 +20,8 @@ LIMIT = 64  # images that a person looks at
 
 
 def reconstruct(options: argparse.Namespace) -> None:
-    """Encode and decode images, and write a picture: rows of images as the model sees them, each above the row of what
-    it makes of them. A .npy or .npz gets the reconstructions alone.
+    """Encode and decode images, and write a picture: rows of images as the model sees them, each above the row of their
+    reconstructions. A .npy or .npz gets only the reconstructions.
     """
     from vaeport.arrays import as_pixels, to_float
     from vaeport.inputs import read_images
@@ -49,7 +49,7 @@ def add(commands: "Commands") -> None:
 
 
 def in_pairs(above: "NDArray[np.float32]", below: "NDArray[np.float32]", columns: int) -> "NDArray[np.float32]":
-    """Rows of the one, each followed by that of the other; white where the last is not full: [N, C, H, W]."""
+    """Rows of `above`, each followed by the same row of `below`; gaps in the last are white: [N, C, H, W]."""
     import numpy as np
 
     missing = -len(above) % columns

@@ -71,7 +71,7 @@ def add(commands: "Commands") -> None:
 
 
 def _score(source: "Source", paths: list[Path], importance_samples: int, seed: int) -> "Scores":
-    """Of all images, a chunk in memory at a time; the same numbers as in one call, since rows are counted on."""
+    """The scores of all images, a chunk in memory at a time; counting rows on gives the same numbers as one call."""
     from vaeport.chunks import CHUNK_ROWS
     from vaeport.scoring import join
 
@@ -111,7 +111,7 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """Without the columns that have no number."""
+    """Print a table, without the columns that have no number."""
     columns = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     print("".join(f"{name:>16}" for name in columns), " path")
     for row in rows:

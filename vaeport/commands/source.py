@@ -1,4 +1,4 @@
-"""Whom a command asks: the server or the package that its flags name."""
+"""The server or the package that a command asks, as its flags name it."""
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ def open_source(options: argparse.Namespace) -> "contextlib.AbstractContextManag
     """A client of the server, or the model of the package; both have the same methods.
 
     Raises:
-        InvalidInputError: flags for the one with the other, or what `Client` and `load` raise.
+        InvalidInputError: flags for a server with a package, or vice versa; or what `Client` and `load` raise.
     """
     if options.package is None:
         _refuse(options, FOR_A_PACKAGE, "for a --package; a server has its own")
@@ -53,7 +53,7 @@ def model_of(source: "Source") -> "ModelInfo":
     """The model that is asked.
 
     Raises:
-        InvalidInputError: there are several, and none is named.
+        InvalidInputError: there are several models, and none is named.
     """
     info = source.info()
     for model in info.models:
@@ -65,7 +65,7 @@ def model_of(source: "Source") -> "ModelInfo":
 
 @contextlib.contextmanager
 def _asking(options: argparse.Namespace) -> "Iterator[Client]":
-    """A client, whose error says what to do if nobody listens at the address."""
+    """A client whose error says what to do if no server listens at the address."""
     with _client(options) as client:
         try:
             yield client

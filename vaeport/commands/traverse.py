@@ -29,10 +29,11 @@ class Use(NamedTuple):
 
 
 def traverse(options: argparse.Namespace) -> None:
-    """Vary the latent dimensions, one a row, from -RANGE to RANGE, and write what the decoder makes of that.
-    The other dimensions stay where IMAGE has its posterior mean; without one, at 0, the mean of the prior. The picture
-    has the value above each column and the latent's number beside each row, with its KL in nats where --package has
-    it: there the rows are the active latents, by falling KL. A server does not say which are active, so all are rows.
+    """Vary the latent dimensions, one per row, from -RANGE to RANGE, and write the decoder's images.
+    The other dimensions stay at the posterior mean of IMAGE or, without one, at 0, the mean of the prior. The picture
+    has the value above each column and the latent's number beside each row, with its KL in nats if --package has it:
+    then the rows are the active latents, by falling KL. A server does not say which are active, so it gets a row for
+    each latent.
     """
     check_images(options.output)
     _check_image(options.image)
@@ -64,7 +65,7 @@ def add(commands: "Commands") -> None:
         "--dimensions",
         type=_dimensions,
         metavar="I,J,...",
-        help="these alone, in this order, counted from 0, with commas between",
+        help="only these, in this order, counted from 0, with commas between",
     )
     command.add_argument("--range", type=float, default=3.0, metavar="R", help="how far, in latent units (%(default)s)")
     command.add_argument("--steps", type=flags.positive, default=9, metavar="N", help="images in a row (%(default)s)")
@@ -78,9 +79,9 @@ def traversal(
 
     Args:
         base: float32 [latent_dim].
-        dimensions: which to vary.
-        reach: they go from -reach to reach; with one step, to -reach.
-        steps: at equal distances.
+        dimensions: the dimensions to vary.
+        reach: values go from -reach to reach; with one step, only -reach.
+        steps: values of each dimension, at equal distances.
 
     Returns:
         float32 [dimensions * steps, latent_dim].
@@ -109,13 +110,13 @@ def _base(source: "Source", image: Path | None) -> "NDArray[np.float32]":
 
 
 def _check_image(image: Path | None) -> None:
-    """Raise InvalidInputError for what was meant as one more of --dimensions."""
+    """Raise InvalidInputError if `image` was meant as one more of --dimensions."""
     if image is not None and image.name.isdecimal() and not image.exists():
         raise InvalidInputError.of("IMAGE", expected="a file (--dimensions takes commas, as in 0,3)", got=image)
 
 
 def _use(package: Path, latent_dim: int) -> Use | None:
-    """What the package keeps of `python -m training evaluate`; None if it keeps nothing, or something else."""
+    """The figures that the package keeps of `python -m training evaluate`; None if it has none that fit."""
     folder = package if (package / MANIFEST_NAME).exists() else default_package(package)
     evaluation = Manifest.from_json((folder / MANIFEST_NAME).read_bytes()).training.get("evaluation") or {}
     kl, active = evaluation.get("kl_per_latent"), evaluation.get("active_units")
@@ -125,7 +126,7 @@ def _use(package: Path, latent_dim: int) -> Use | None:
 
 
 def _chosen(dimensions: list[int] | None, use: Use | None, latent_dim: int) -> list[int]:
-    """Those that were named; else the active ones by falling KL, if that is known; else all."""
+    """The named dimensions; else the active ones by falling KL, if they are known; else all."""
     if dimensions is not None:
         return dimensions
     if use is None or use.active == 0:

@@ -1,4 +1,4 @@
-"""A ModelInferRequest as the rows it holds and what is wanted of them. Everything that is wrong with it ends here."""
+"""A ModelInferRequest as the rows it holds and the outputs it asks for. Every invalid request is refused here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from serving.graphs import GraphSpec
 from vaeport.errors import InvalidInputError
 from vaeport.wire import MAX_AXES
 
-MAX_ID_CHARACTERS = 1024  # of what is echoed
+MAX_ID_CHARACTERS = 1024  # the id is echoed
 MAX_PARAMETERS = 64  # of a request, of a tensor
 NUMPY_DTYPE: dict[str, np.dtype[np.generic]] = {
     "FP32": np.dtype("<f4"),
@@ -30,9 +30,9 @@ class Wanted:
     """What a request asks for.
 
     Attributes:
-        rows: the input as it came; whether the graph takes it is another question.
+        rows: the input as it came; it has not been checked yet whether the graph takes it.
         outputs: which of the graph's outputs, as indices, in the order of the answer.
-        timeout: seconds; None is none.
+        timeout: seconds; None means no timeout.
     """
 
     rows: NDArray[np.generic]
@@ -41,7 +41,7 @@ class Wanted:
 
 
 def read_request(request: pb.ModelInferRequest, spec: GraphSpec) -> Wanted:
-    """What `request` wants of a graph.
+    """What `request` asks of a graph.
 
     Raises:
         InvalidInputError: anything about it is wrong; the text names the field.
@@ -71,7 +71,7 @@ def _read_parameters(parameters: Parameters) -> float | None:
 
 
 def _refuse_parameters(field: str, parameters: Parameters, refused: Sequence[str]) -> None:
-    """Raise InvalidInputError for too many parameters, and for those that may have no value but 0 or ""."""
+    """Raise InvalidInputError for too many parameters, and for a refused one with a value other than 0 or ""."""
     if len(parameters) > MAX_PARAMETERS:
         raise InvalidInputError.of(field, expected=f"at most {MAX_PARAMETERS}", got=len(parameters))
     for name in refused:
@@ -154,9 +154,9 @@ def _read_typed(
 def _floats(contents: pb.InferTensorContents, count: int) -> NDArray[np.float32]:
     """The fp32_contents, if nothing else is filled.
 
-    Protobuf gives them one by one, 24 ms for 1,024 images of 28x28, in which the loop would stand still. Written out
-    again they are one run of little-endian floats at the end of some bytes, in 0.2 ms.
+    Protobuf gives them one by one, which takes 24 ms for 1,024 images of 28x28 and would block the loop. Serialised
+    again, in 0.2 ms, they are one run of little-endian floats at the end of the bytes.
     """
-    contents.DiscardUnknownFields()  # type: ignore[attr-defined]  # its stub forgets it; they would come after ours
+    contents.DiscardUnknownFields()  # type: ignore[attr-defined]  # not in its stub; they would follow our floats
     data = contents.SerializeToString()
     return np.frombuffer(data, "<f4", offset=len(data) - 4 * count)

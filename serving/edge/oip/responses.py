@@ -14,14 +14,14 @@ from serving.graphs import ServedGraph, TensorSpec
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # what Triton calls graphs like these
 DATATYPE = "FP32"  # of all graphs
 FINAL = "triton_final_response"
-MAX_ECHO = 1024  # characters of what a stranger wrote
+MAX_ECHO = 1024  # characters that are repeated of what a stranger wrote
 
 Response = TypeVar("Response", pb.ModelInferResponse, pb.ModelStreamInferResponse)
 Make = Callable[[Inferred, Sequence[int], str], Response]
 
 
 def infer_response(inferred: Inferred, outputs: Sequence[int], request_id: str) -> pb.ModelInferResponse:
-    """The outputs that are wanted, raw: clients look at nothing else. The timings are parameters."""
+    """The requested outputs as raw bytes, the only form that clients look at. The timings are parameters."""
     graph, timings = inferred.graph, inferred.timings
     arrays = [(graph.spec.outputs[index].name, inferred.outputs[index]) for index in outputs]
     tensor = pb.ModelInferResponse.InferOutputTensor
@@ -47,12 +47,12 @@ def stream_response(inferred: Inferred, outputs: Sequence[int], request_id: str)
 
 
 def written(make: Make[Response], inferred: Inferred, outputs: Sequence[int], request_id: str) -> Written:
-    """What `make` makes, written out."""
+    """The response that `make` makes, serialised."""
     return Written(make(inferred, outputs, request_id).SerializeToString())
 
 
 def stream_error(request: pb.ModelInferRequest, text: str) -> pb.ModelStreamInferResponse:
-    """What a stream says of a request that has failed; the stream goes on."""
+    """A stream's answer to a request that has failed; the stream goes on."""
     name, version, request_id = (text[:MAX_ECHO] for text in (request.model_name, request.model_version, request.id))
     which = pb.ModelInferResponse(model_name=name, model_version=version, id=request_id)
     which.parameters[FINAL].bool_param = True
@@ -71,7 +71,7 @@ def metadata(graph: ServedGraph) -> pb.ModelMetadataResponse:
 
 
 def config(graph: ServedGraph, max_rows: int) -> pb.ModelConfig:
-    """The same in Triton's terms; `max_rows` is of one request."""
+    """The metadata in Triton's terms; `max_rows` is the limit of one request."""
     info, spec = graph.info, graph.spec
     parameters = {
         "package": info.name,
@@ -98,7 +98,7 @@ def statistics(graph: ServedGraph) -> pb.ModelStatistics:
     """What a graph has done; see Statistics."""
     done: Statistics = graph.batcher.statistics
     computed = _duration(done.compute)
-    untimed = pb.StatisticDuration(count=done.compute.count)  # part of compute_infer
+    untimed = pb.StatisticDuration(count=done.compute.count)  # its time is part of compute_infer
     return pb.ModelStatistics(
         name=graph.name,
         version=graph.info.version,

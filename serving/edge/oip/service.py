@@ -1,4 +1,4 @@
-"""The methods of inference.GRPCInferenceService on a server: what generated code does for the default pool."""
+"""Adds inference.GRPCInferenceService to a server, as generated code does for services of the default pool."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ NOT_HERE = {
 
 
 class Server(Protocol):
-    """What is needed of a grpc.aio.Server, or of the guard that stands in for it."""
+    """The part of a grpc.aio.Server, or of the guard that stands in for it, that is used here."""
 
     def add_registered_method_handlers(self, service: str, handlers: "dict[str, Handler]") -> None:
         """Offer the methods of a service."""
@@ -47,7 +47,7 @@ def add_to_server(servicer: InferenceServicer, server: Server) -> None:
 def _handler(method: MethodDescriptor, servicer: InferenceServicer) -> "Handler":
     refusal = NOT_HERE.get(method.name)
     answer = getattr(servicer, method.name) if refusal is None else _refuse_with(refusal)
-    streaming = method.name == "ModelStreamInfer"  # descriptors do not say it in every implementation of protobuf
+    streaming = method.name == "ModelStreamInfer"  # not every implementation of protobuf has it in descriptors
     make: Any = grpc.stream_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
     request, response = (message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type))
     handler: Handler = make(answer, request.FromString, response.SerializeToString)

@@ -37,7 +37,7 @@ WANTS_STATUS = ("triton_grpc_error", "true")
 
 
 class Context(Protocol):
-    """What is needed of a grpc.aio.ServicerContext."""
+    """The part of a grpc.aio.ServicerContext that is used here."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline; None without one."""
@@ -52,9 +52,9 @@ class InferenceServicer:
     Args:
         core: computes.
         health: knows what is ready.
-        settings: of the server.
-        max_rows: of one request.
-        change: asks for a reload with a model, or without it; None where nobody could do it.
+        settings: the server's settings.
+        max_rows: the most rows of one request.
+        change: asks for a reload with a model, or without it; None without a supervisor.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class InferenceServicer:
         self._default_model = settings.default_model
         self._change = change
         self._extensions = ["model_configuration"]
-        if settings.workers <= 1:  # several do not know each other's figures
+        if settings.workers <= 1:  # several workers do not know each other's figures
             self._extensions.append("statistics")
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: object) -> pb.ServerLiveResponse:
@@ -156,19 +156,19 @@ class InferenceServicer:
         packages = [model.name for model in self._core.info("", "")]
         package = _package_of(request.model_name, packages)
         if packages == [package] or package == self._default_model:
-            expected = "another than the only model, and than --default-model"
+            expected = "a model that is neither the only one nor --default-model"
             raise InvalidInputError.of("model_name", expected=expected, got=request.model_name)
         change(package, False)
         return pb.RepositoryModelUnloadResponse()
 
     def _changes(self) -> Callable[[str, bool], None]:
-        """Asks for a reload with a model, or without it."""
+        """The function that asks for a reload with a model, or without it."""
         if self._change is None:
-            raise UnavailableError("nobody is here to reload this server")
+            raise UnavailableError("this server has no supervisor that could reload it")
         return self._change
 
     async def _infer(self, request: pb.ModelInferRequest, deadline: float | None, make: Make[Response]) -> Response:
-        """Compute, and make the response of it; a large one is written out already."""
+        """Compute, and make the response; a large response is serialised already."""
         graph = self._core.graph(request.model_name, request.model_version)
         if any(is_large(tensor.shape) for tensor in request.inputs[:1]):
             wanted = await aside(read_request, request, graph.spec)
@@ -197,7 +197,7 @@ def _loadable(models: Path) -> list[str]:
 
 
 def _package_of(name: str, packages: Sequence[str]) -> str:
-    """The one of that name, or with a graph of that name; its graphs come and go together."""
+    """The package of that name, or with a graph of that name; its graphs are loaded and unloaded together."""
     names = {each: package for package in packages for each in (package, *graph_names(package))}
     if name not in names:
         raise NotFoundError(f"model_name: no model {name!r}; there is {', '.join(names)}")

@@ -246,7 +246,7 @@ async def test_neither_errors_nor_the_log_hold_a_token(
             call: Any = channel.unary_unary(path)(b"x", metadata=[("authorization", f"Bearer {secret}")])
             told.append(await call.details())
     assert any("the token of former has expired" in text for text in told)
-    assert any("the token of searcher is not for admin" in text for text in told)
+    assert any("the token of searcher lacks the scope admin" in text for text in told)
     for secret in secrets.values():
         assert not any(secret in text for text in told)
         assert secret not in caplog.text

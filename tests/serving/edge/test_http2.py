@@ -10,7 +10,7 @@ from grpc import aio
 
 from serving.edge.http2 import server_options
 from serving.settings import Settings
-from tests.http2 import PREFACE, SETTINGS, Connection, frame
+from tests.http2 import ACK, FRAME_HEAD, GOAWAY, PREFACE, SETTINGS, Connection, frame
 from tests.serving.edge.conftest import StartEdge
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 
@@ -56,11 +56,28 @@ async def test_connections_beyond_their_number_are_closed_and_others_stay(start_
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("setting", ["max_connection_age_seconds", "max_connection_idle_seconds"])
-async def test_a_connection_of_age_or_idle_is_ended_and_the_next_call_is_answered(
-    start_edge: StartEdge, setting: str
+def last_words(address: str) -> bytes:
+    """Why a server ends a connection, by the text of its GOAWAY frames, up to when it closes it."""
+    with Connection.opened(address) as connection:
+        connection.send(frame(SETTINGS, ACK))
+        received, texts = connection.until_end(), []
+        while len(received) >= FRAME_HEAD:
+            length = int.from_bytes(received[:3], "big")
+            if received[3] == GOAWAY:
+                texts.append(received[FRAME_HEAD + 8 : FRAME_HEAD + length])  # after the last stream and the error code
+            received = received[FRAME_HEAD + length :]
+    return b" ".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [("max_connection_age_seconds", b"max_age"), ("max_connection_idle_seconds", b"connection idle")],
+)
+async def test_a_connection_of_age_or_idle_is_ended_for_that_and_the_next_call_is_answered(
+    start_edge: StartEdge, setting: str, reason: bytes
 ) -> None:
     address = await start_edge(Settings(**{setting: 0.1}))  # type: ignore[arg-type]
+    assert reason in await asyncio.to_thread(last_words, address)
     async with aio.insecure_channel(address) as channel:
         stub = vae_pb2_grpc.VaeServiceStub(channel)
         for _ in range(3):

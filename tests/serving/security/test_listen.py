@@ -54,7 +54,7 @@ def test_what_is_open_is_said() -> None:
     plain = what_is_open(Settings(host="0.0.0.0", insecure=True))
     assert [text.split(":")[0] for text in plain] == [
         "0.0.0.0 is open to other machines in plain text (--insecure)",
-        "whoever reaches 0.0.0.0 may call everything but the admin calls",
+        "anyone who reaches 0.0.0.0 may call all but the admin calls",
     ]
     tokens = what_is_open(Settings(host="0.0.0.0", insecure=True, tokens=Path("t")))
     assert "tokens travel in plain text" in tokens[1]

@@ -54,7 +54,7 @@ def test_insecure_starts_and_says_aloud_what_is_open(start_server: Callable[...,
     server = start_server("--models", str(models), *PLAIN, "--insecure")
     log = server.read_log()
     assert "WARNING serving.security.start: 0.0.0.0 is open to other machines in plain text (--insecure)" in log
-    assert "whoever reaches 0.0.0.0 may call everything but the admin calls" in log
+    assert "anyone who reaches 0.0.0.0 may call all but the admin calls" in log
 
 
 def test_a_server_on_a_unix_socket_leaves_nothing_behind(

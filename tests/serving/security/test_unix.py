@@ -64,7 +64,7 @@ def test_what_a_killed_server_left_is_no_obstacle_but_a_living_one_is(tmp_path: 
 
 def test_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="is there, and is no socket"):
+    with pytest.raises(SettingsError, match="exists, and is not a socket"):
         unix.check_path(tmp_path / "file")
     with pytest.raises(SettingsError, match="no such folder"):
         unix.check_path(tmp_path / "no" / "s")

@@ -395,13 +395,13 @@ async def test_unload_asks_for_a_reload_without_the_model(name: str, tmp_path: P
     with pytest.raises(NotFoundError, match="no model 'old'; there is toy, toy_encoder"):
         await reloading.servicer.RepositoryModelUnload(request, None)
     reloading.servicer._default_model = request.model_name = "other"
-    with pytest.raises(InvalidInputError, match="another than the only model, and than --default-model"):
+    with pytest.raises(InvalidInputError, match="a model that is neither the only one nor --default-model"):
         await reloading.servicer.RepositoryModelUnload(request, None)
     await core.close()
 
 
 async def test_the_only_model_is_not_unloaded(reloading: Reloading) -> None:
-    with pytest.raises(InvalidInputError, match="another than the only model"):
+    with pytest.raises(InvalidInputError, match="a model that is neither the only one"):
         await reloading.servicer.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="toy"), None)
     assert not reloading.asked
 
@@ -421,7 +421,7 @@ async def test_a_load_that_cannot_be_done_asks_for_nothing(reloading: Reloading,
 
 async def test_where_nobody_can_reload_load_is_unavailable(served: Served) -> None:
     servicer = InferenceServicer(served.core, served.edge.health, Settings(), 1024, None)
-    with pytest.raises(UnavailableError, match="nobody is here to reload"):
+    with pytest.raises(UnavailableError, match="this server has no supervisor that could reload it"):
         await servicer.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="toy"), None)
 
 
