@@ -9,8 +9,17 @@ import logging
 import os
 from pathlib import Path
 
+from serving.metrics.catalogue import CATALOGUE
+
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # names the folder; read by prometheus_client when it is imported
-KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # as prometheus_client calls the files of a process
+# As prometheus_client calls the files of a process.
+KINDS = sorted(
+    {
+        f"gauge_{spec.over_workers}" if spec.kind == "gauge" else spec.kind
+        for spec in CATALOGUE
+        if spec.source == "worker"
+    }
+)
 BYTES = 64 * 1024  # of a file at first; a model takes some 5 KB of it
 
 log = logging.getLogger(__name__)
