@@ -145,8 +145,11 @@ def answers_of(settings: Settings) -> Answers:
 
 
 def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:
-    """How many rows a request may have: `most`, or what fits into a message, which gRPC takes up to 2 GiB."""
-    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // _row_bytes(models))
+    """How many rows a request may have: `most`, or what fits into a message, its own or its answer's.
+
+    gRPC and protobuf take up to 2 GiB.
+    """
+    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // max(_row_bytes(models), _answer_row_bytes(models)))
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:
@@ -158,3 +161,9 @@ def request_limits(core: Core) -> vae_pb2.Limits:
 
 def _row_bytes(models: Sequence[ModelInfo]) -> int:
     return max(4 * max(prod(model.image_shape), model.latent_dim) for model in models)
+
+
+def _answer_row_bytes(models: Sequence[ModelInfo]) -> int:
+    """Of the largest answers: all that the decoder gives, images with their latents, posteriors with draws of them."""
+    sizes = ((prod(model.image_shape), model.latent_dim) for model in models)
+    return max(4 * max(2 * image, image + latent, 3 * latent) for image, latent in sizes)
