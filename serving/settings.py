@@ -55,8 +55,8 @@ class Settings:
     client certificate, or the host. Beyond it he gets RESOURCE_EXHAUSTED. Behind a proxy all may come from one host."""
 
     max_bytes_per_peer: int = 0
-    """Bytes of the requests that one caller may have in hand, likewise, and of the answers that he has not read. A
-    single larger one may come alone. Of the answers, 0 is a quarter of --max-queue-bytes."""
+    """Bytes of the requests that one caller may have in hand, likewise, and of the answers, those of streams too,
+    that he has not read. A single larger one may come alone. Of the answers, 0 is a quarter of --max-queue-bytes."""
 
     max_concurrent_streams: int = 1024
     """Calls that one connection may have in hand; the client keeps the others back until some have ended."""

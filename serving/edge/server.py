@@ -68,14 +68,15 @@ class Edge:
         keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
+        answers = answers_of(settings)
         self._guard = GuardedServer(
-            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers_of(settings)
+            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers
         )
         self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
-        vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
+        vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits, answers), guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
-        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, change)
+        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, change, answers)
         add_to_server(servicer, self._guard)
         described = (module.DESCRIPTOR for module in (vae_pb2, inference_pb2, health_pb2, reflection_pb2))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]

@@ -127,7 +127,7 @@ async def test_images_too_large_for_1024_of_them_in_a_message_have_a_lower_limit
     ],
 )
 def test_the_answer_to_the_largest_request_is_a_message(
-    image_shape: tuple[int, ...], latent_dim: int, row_bytes: int
+    image_shape: tuple[int, int, int], latent_dim: int, row_bytes: int
 ) -> None:
     small = ModelInfo("toy", "3", IMAGE_SHAPE, 2, "bernoulli", "sha256:0", ("Toy",))
     info = dataclasses.replace(small, image_shape=image_shape, latent_dim=latent_dim)

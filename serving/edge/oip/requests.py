@@ -173,7 +173,7 @@ def _bytes(field: str, contents: pb.InferTensorContents) -> NDArray[np.uint8]:
     data = contents.SerializeToString()
     end_of_length = next(index for index in range(1, len(data)) if data[index] < 128)
     varints = np.frombuffer(data, np.uint8, offset=end_of_length + 1)
-    is_first = np.append(True, varints[:-1] < 128)
+    is_first: NDArray[np.bool_] = np.append(True, varints[:-1] < 128)
     if (wrong := ~is_first & (varints != 1)).any():
         index = int(is_first[: int(wrong.argmax())].sum()) - 1
         got = contents.uint_contents[index]

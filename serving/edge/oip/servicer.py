@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from serving.core import Core
+from serving.edge.answers import Answers
 from serving.edge.deadline import deadline_of, within
 from serving.edge.health import HealthServicer
 from serving.edge.large import LARGE_BYTES, aside, is_large
@@ -25,7 +26,7 @@ from serving.edge.oip.responses import (
 )
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
-from serving.edge.streams import IN_FLIGHT, in_order
+from serving.edge.streams import within_limits
 from serving.graphs import ServedGraph, graph_names
 from serving.repository import default_packages
 from serving.settings import Settings
@@ -56,6 +57,7 @@ class InferenceServicer:
         settings: of the server.
         max_rows: of one request.
         change: asks for a reload with a model, or without it; None where nobody could do it.
+        answers: on their way; streams make no more of them than there is room for.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class InferenceServicer:
         settings: Settings,
         max_rows: int,
         change: Callable[[str, bool], None] | None,
+        answers: Answers,
     ) -> None:
         self._core = core
+        self._answers = answers
         self._health = health
         self._models = settings.models
         self._max_rows = max_rows
@@ -121,7 +125,7 @@ class InferenceServicer:
                 failure = failure_of(error, STREAM, request_id_of(sent))
                 return stream_error(request, f"{failure.code.name}: {failure.text}")
 
-        async with contextlib.aclosing(in_order(requests, answer, IN_FLIGHT)) as answers:
+        async with contextlib.aclosing(within_limits(requests, answer, self._answers, context)) as answers:
             async for one in answers:
                 yield one
 
