@@ -24,6 +24,7 @@ MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 DEEP_RAW_MODE = re.compile(r";16[BLN]$")  # Pillow's names of channels of 16 bits in a file
 CAMERA_FORMAT = "MPO"  # a JPEG with previews or depth maps behind it; the first is the picture
+MAX_RESIZED_PIXELS = 1 << 26  # before the middle is cut out: at most 200 MB, for a file that may be far smaller
 CROPS, BINARIZATIONS = ("none", "center", "pad"), ("none", "threshold", "dynamic", "static")
 
 
@@ -49,7 +50,8 @@ def prepare(image: "Image.Image", how: Preprocessing, name: str = "images") -> N
         name: what errors call it.
 
     Raises:
-        InvalidInputError: more bits, several pictures, or another size than that of all images in training.
+        InvalidInputError: more bits, several pictures, another size than that of all images in training, or one so
+            long that resizing it would fill the memory.
     """
     _check_known(how)
     _check_picture(image, name)
@@ -70,16 +72,19 @@ def _pixels(image: "Image.Image", how: Preprocessing, name: str) -> NDArray[np.u
     if how.crop == "none" and converted.size != (width, height):
         got = f"{converted.width}x{converted.height}"
         raise InvalidInputError.of(name, expected=f"{width}x{height} pixels, as all images in training", got=got)
-    pixels = np.asarray(converted if how.crop == "none" else _fit(converted, height, crop=how.crop))
+    pixels = np.asarray(converted if how.crop == "none" else _fit(converted, height, crop=how.crop, name=name))
     return np.ascontiguousarray(pixels[np.newaxis] if how.channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def _fit(image: "Image.Image", size: int, *, crop: str) -> "Image.Image":
+def _fit(image: "Image.Image", size: int, *, crop: str, name: str) -> "Image.Image":
     """Size x size pixels: of the middle for "center", of the whole between black bars for "pad"."""
     from PIL import Image
 
     decisive = min(image.size) if crop == "center" else max(image.size)
     width, height = (max(1, (side * size + decisive // 2) // decisive) for side in image.size)
+    if width * height > MAX_RESIZED_PIXELS:
+        expected = f"at most {MAX_RESIZED_PIXELS} pixels when the shorter side has {size}"
+        raise InvalidInputError.of(name, expected=expected, got=f"{image.width}x{image.height}")
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     if crop == "center":

@@ -90,6 +90,10 @@ def deep_colours(path: Path) -> None:
     path.write_bytes(b"P6 2 2 65535\n" + bytes(24))
 
 
+def endless(path: Path) -> None:
+    Image.new("L", (1, 400_000)).save(path)
+
+
 def broken(path: Path) -> None:
     path.write_bytes((ROOT / "docs/demo.png").read_bytes()[:3000])
 
@@ -100,6 +104,7 @@ def broken(path: Path) -> None:
         (animation, "a.gif", "expected one image, got an animation or pages: 2"),
         (deep, "a.png", "expected 8 bits per channel, got more"),
         (deep_colours, "a.ppm", "expected 8 bits per channel, got more"),
+        (endless, "a.png", "expected at most 67108864 pixels when the shorter side has 16, got 1x400000"),
         (broken, "a.png", "expected a readable picture, got"),
     ],
 )
