@@ -5,6 +5,7 @@ What the calls are is in vaeport.calls, for both clients; here is how a task wai
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
@@ -175,8 +176,10 @@ class AsyncClient(BaseClient):
             message = await self._answer(step.stream.read())
             return None if message is aio.EOF else message
         if isinstance(step, Pause):
+            end = time.monotonic() + step.seconds
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), step.seconds)
+            step.over(time.monotonic() - end)  # images that are not awaited may have held up the loop
             return None
         if isinstance(step, Work):
             return await asyncio.to_thread(step.function)
@@ -184,19 +187,38 @@ class AsyncClient(BaseClient):
             return [result async for result in results]
 
     async def _in_order(self, flows: AsyncIterator[Flow[Result]]) -> AsyncGenerator[Result, None]:
-        """The results of flows, in order, a few at a time, or the first failure in order; the others are left then."""
+        """The results of flows, in order, a few at a time, or the first failure in order; the others are left then.
+
+        A result comes when it is there, and not only when the next flow is.
+        """
         running: deque[asyncio.Task[Result]] = deque()
-        try:
+        free, changed = asyncio.Semaphore(IN_FLIGHT - 1), asyncio.Event()
+
+        async def begin_all() -> None:
             async for flow in flows:
                 running.append(asyncio.create_task(self._run(flow)))
-                while len(running) == IN_FLIGHT or (running and running[0].done()):
-                    yield await running.popleft()
-            while running:
-                yield await running.popleft()
+                changed.set()
+                await asyncio.sleep(0)  # for it to be sent, should the next one take long
+                await free.acquire()
+
+        beginning = asyncio.create_task(begin_all())
+        beginning.add_done_callback(lambda _: changed.set())
+        try:
+            while running or not beginning.done():
+                if not running:
+                    changed.clear()
+                    await changed.wait()
+                    continue
+                result = await running[0]
+                running.popleft()
+                yield result
+                free.release()
+            await beginning
         finally:
+            beginning.cancel()
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(beginning, *running, return_exceptions=True)
 
     def _send(self, ask: Ask) -> Any:
         method = getattr(self._open_channel(), ask.rpc)

@@ -139,7 +139,7 @@ class Calls:
         delay = attempts.delay_after(error)
         if delay is None and not self.closed:
             raise error from failed
-        yield Pause(delay or 0.0)
+        yield Pause(delay or 0.0, attempts)
 
     def closed_error(self) -> UnavailableError:
         """What every call ends with once the client is closed."""

@@ -108,7 +108,8 @@ class Client(BaseClient):
 
         Args:
             images: each of them one image or several, as `encode` takes them.
-            chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes.
+            chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes; its result is there when the
+                next image is, since this thread waits for that one meanwhile. `AsyncClient` does not wait for it.
 
         Raises:
             InvalidInputError, OSError: as `encode`, for the chunk that has it, after those before it.

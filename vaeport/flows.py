@@ -60,9 +60,19 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds, or until the client is closed."""
+    """Wait so many seconds, or until the client is closed.
+
+    Attributes:
+        attempts: between two of these; a pause that takes longer, since nobody looked, is not counted against them.
+    """
 
     seconds: float
+    attempts: Attempts | None = None
+
+    def over(self, late: float) -> None:
+        """It has taken `late` seconds longer."""
+        if self.attempts is not None:
+            self.attempts.excuse(max(0.0, late))
 
 
 @dataclass(frozen=True, slots=True)
