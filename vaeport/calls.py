@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from vaeport import messages
 from vaeport.arrays import as_latents
 from vaeport.chunks import read_chunk
-from vaeport.errors import InvalidInputError, ServerError, UnavailableError
+from vaeport.errors import InvalidInputError, UnavailableError
 from vaeport.flows import Ask, ClosedError, Flow, Metadata, Pause, Work, together
 from vaeport.inputs import Images, Pixels, has_pictures, read_images
 from vaeport.interpolation import as_latent, check_steps, is_latent, latents_between, mean_of_one
@@ -26,6 +26,7 @@ from vaeport.v1 import vae_pb2
 from vaeport.wire import REQUEST_ID_KEY
 
 ROUNDS = 3  # of a call that one version of a model has to answer, all of it
+LOOK_SECONDS = 1.0  # for a server to say whether a refusal still holds; the caller waits for their error
 
 Content = TypeVar("Content")
 Floats = NDArray[np.float32]
@@ -65,10 +66,7 @@ class Calls:
 
     def info(self) -> Flow[ServerInfo]:
         """As `Client.info`."""
-        response = yield from self._call("Info", vae_pb2.InfoRequest(model=self._model, version=self._version))
-        info = messages.info_of(response)
-        self.known = messages.served_of(info, self._model, self._version)
-        return info
+        return self._remember((yield from self._call("Info", self._info_request())))
 
     def encode(self, images: Images) -> Flow[Encoding]:
         """As `Client.encode`."""
@@ -145,6 +143,14 @@ class Calls:
         """What every call ends with once the client is closed."""
         return UnavailableError(f"{self.address}: the client is closed")
 
+    def _info_request(self) -> vae_pb2.InfoRequest:
+        return vae_pb2.InfoRequest(model=self._model, version=self._version)
+
+    def _remember(self, response: vae_pb2.InfoResponse) -> ServerInfo:
+        info = messages.info_of(response)
+        self.known = messages.served_of(info, self._model, self._version)
+        return info
+
     def _interpolate(self, a: Any, b: Any, steps: int, *, spherical: bool) -> Flow[tuple[Floats, set[str]]]:
         """The images, and the versions that had a part in them."""
         start, encoded_by = yield from self._latent_of("a", a)
@@ -213,12 +219,17 @@ class Calls:
         return UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
 
     def _has_changed(self, served: Served) -> Flow[bool]:
-        """Whether the server says something else of the model by now. If it says nothing, what it said holds."""
-        self.known = None
+        """Whether the server says something else of the model by now. If it says nothing, what it said holds.
+
+        It is asked once, and not for long.
+        """
+        ask = self.ask_of("Info", self._info_request(), self.retries.begin(min(self.timeout, LOOK_SECONDS)))
         try:
-            return (yield from self.served()) != served
-        except ServerError:
+            response = yield ask
+        except (grpc.RpcError, ClosedError):
             return False
+        self._remember(response)
+        return self.known != served
 
     def _call(self, rpc: str, request: object) -> Flow[Any]:
         """One request, sent until it is answered or is not to be tried again. All attempts have one id."""
