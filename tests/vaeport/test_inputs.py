@@ -103,6 +103,13 @@ def test_a_chunk_is_what_its_images_are_one_by_one(kind: str) -> None:
     assert np.array_equal(together, np.concatenate([to_float(read_images(item, model())) for item in items]))
 
 
+def test_grey_images_are_not_the_channels_of_one() -> None:
+    colour = ModelInfo("toy", "1", (3, 2, 3), 2, "bernoulli", "", ())
+    with pytest.raises(InvalidInputError, match="images: expected shape"):
+        read_chunk([np.zeros((2, 3), np.uint8)] * 3, colour)
+    assert read_chunk([np.zeros((3, 2, 3), np.uint8)] * 2, colour).shape == (2, 3, 2, 3)
+
+
 @pytest.mark.parametrize(
     "bad", [np.zeros((0, 2, 3), np.uint8), np.zeros((5, 5), np.uint8), np.full((2, 3), 2.0), "nowhere.png", 7, None]
 )
