@@ -244,8 +244,8 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> int:
     # What is large without a batch, and what grows with one: twice as much in twice as many rows, or more than that.
     bytes_of_one, bytes_of_many = (_check_sizes(path, proto, rows) for rows in (1, TYPICAL_ROWS))
     if bytes_of_one > MAX_RUN_BYTES:
-        expected = f"at most {MAX_RUN_BYTES} bytes in all values of a row"
-        raise GraphRuleError(f"{path}: expected {expected}, got {bytes_of_one:.0f}")
+        limit = f"at most {MAX_RUN_BYTES} bytes in all values of a row"
+        raise GraphRuleError(f"{path}: expected {limit}, got {bytes_of_one:.0f}")
     return max(1, min(TYPICAL_ROWS, int(MAX_RUN_BYTES / max(1, bytes_of_one, bytes_of_many / TYPICAL_ROWS))))
 
 
@@ -309,7 +309,7 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
     tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
     computed = {value.name for value in proto.graph.input}
     constant_bytes = computed_bytes = 0.0
-    for node, name in ((node, output) for node in proto.graph.node for output in node.output if output):
+    for name, inputs in ((output, node.input) for node in proto.graph.node for output in node.output if output):
         tensor = tensors.get(name)
         axes = () if tensor is None else tensor.shape.dim
         shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in axes]
@@ -322,7 +322,7 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
             got = f"shape {bounded(str(shape))} for {rows}"
             raise GraphRuleError(f"{path}: {bounded(str(name))}: expected {expected}, got {got}")
         size = _elements(shape) * onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-        if computed.isdisjoint(node.input):
+        if computed.isdisjoint(inputs):
             constant_bytes += size
         else:
             computed.add(name)

@@ -312,7 +312,7 @@ def full_once(number: int, failed: threading.Event) -> Callable[..., Any]:
     full = fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", grpc_retry_pushback_ms="500")
 
     def step(script: Scripted, request: Any, context: grpc.ServicerContext) -> Any:
-        found = from_tensor("images", request.images).flat[0]
+        found = int(from_tensor("images", request.images).flat[0])
         if found == number and not failed.is_set():
             context.add_callback(failed.set)
             full(script, request, context)
