@@ -37,6 +37,8 @@ def load(
 ) -> "Model":
     """Open a package and check its digests and graphs.
 
+    Load after a fork of the process, or with `threads=1`: the child lacks the model's threads, and hangs when it ends.
+
     Args:
         path: a package, `models/<name>/<version>`, or `models/<name>` for its default version, the newest
             or the one that is pinned.
