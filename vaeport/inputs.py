@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaeport.arrays import check_images, to_float
 from vaeport.errors import InvalidInputError
-from vaeport.preparation import prepare, prepare_file
+from vaeport.preparation import prepare, prepare_file, readable
 from vaeport.results import ModelInfo
 
 if TYPE_CHECKING:
@@ -69,5 +69,6 @@ def _read_one(image: Any, model: ModelInfo) -> Pixels:
     if isinstance(image, str | os.PathLike):
         prepared = prepare_file(image, model.preprocessing)
     else:
-        prepared = prepare(image, model.preprocessing)
+        with readable():  # Pillow reads a file when its pixels are first asked for
+            prepared = prepare(image, model.preprocessing)
     return check_images(prepared[np.newaxis], model.image_shape)

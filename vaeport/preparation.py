@@ -37,7 +37,7 @@ def prepare_file(path: str | os.PathLike[str], how: Preprocessing) -> NDArray[np
     """
     from PIL import Image
 
-    with open(path, "rb") as file, _readable(path), Image.open(file) as image:  # noqa: PTH123 - any path-like
+    with open(path, "rb") as file, readable(os.fspath(path)), Image.open(file) as image:  # noqa: PTH123 - any path-like
         return prepare(image, how, os.fspath(path))
 
 
@@ -50,12 +50,14 @@ def prepare(image: "Image.Image", how: Preprocessing, name: str = "images") -> N
         name: what errors call it.
 
     Raises:
-        InvalidInputError: more bits, several pictures, another size than that of all images in training, or one so
-            long that resizing it would fill the memory.
+        InvalidInputError: more bits, several pictures, a pixel over the scale, another size than that of all images in
+            training, or one so long that resizing it would fill the memory.
     """
     _check_known(how)
     _check_picture(image, name)
     pixels = _pixels(image, how, name)
+    if pixels.max() > how.scale:
+        raise InvalidInputError.of(name, expected=f"pixels up to {how.scale:g}", got=pixels.max())
     if how.scale == BYTE_SCALE and how.binarization != "threshold":
         return pixels
     scaled: NDArray[np.float32] = np.divide(pixels, np.float32(how.scale), dtype=np.float32)
@@ -118,13 +120,13 @@ def _is_deep(image: "Image.Image") -> bool:
 
 
 @contextlib.contextmanager
-def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever goes wrong with a file meanwhile names it; damaged data make Pillow's readers raise nearly anything."""
+def readable(path: str = "") -> Iterator[None]:
+    """Whatever goes wrong with a picture meanwhile names its file, if it is known; damaged data make Pillow's readers
+    raise nearly anything."""
     try:
         yield
     except InvalidInputError:
         raise
     except Exception as error:
-        raise InvalidInputError.of(
-            "images", expected="a readable picture", got=f"{os.fspath(path)}: {error}"
-        ) from error
+        got = f"{path}: {error}" if path else error
+        raise InvalidInputError.of("images", expected="a readable picture", got=got) from error

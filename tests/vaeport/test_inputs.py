@@ -70,6 +70,16 @@ def test_pictures_need_a_model_whose_preprocessing_gives_its_shape() -> None:
         read_images(picture(1), model(Preprocessing((2, 3), 3, "none", 255.0)))
 
 
+def test_a_damaged_picture_is_refused_as_its_file_is(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with (
+        Image.open(tmp_path / "half.png") as half,
+        pytest.raises(InvalidInputError, match="images: expected a readable picture, got "),
+    ):
+        read_images(half, model())
+
+
 def test_an_iterator_that_has_no_place_here_is_named() -> None:
     with pytest.raises(InvalidInputError, match="got generator"):
         read_images((image for image in numbered(0, 2)), model())

@@ -71,6 +71,14 @@ def test_another_scale_gives_floats() -> None:
     assert np.array_equal(found, np.full((1, 8, 8), 0.25))
 
 
+def test_a_pixel_over_the_scale_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 17).save(tmp_path / "bright.png")
+    for binarization in ("none", "threshold"):
+        how = Preprocessing((8, 8), 1, "none", 16.0, binarization)
+        with pytest.raises(InvalidInputError, match=r"bright\.png: expected pixels up to 16, got 17"):
+            prepare_file(tmp_path / "bright.png", how)
+
+
 def test_a_pixel_that_was_drawn_in_training_stays_its_probability() -> None:
     for binarization in ("dynamic", "static"):
         found = prepare(Image.new("L", (16, 16), 100), replace(HOW, channels=1, binarization=binarization))
