@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import Manifest, ModelSpec
 from vaeport.prior import SEED_LIMIT, Draw, as_integer
+from vaeport.package import quantile_level
 from vaeport.results import Scores
 
 MAX_LATENTS = 1 << 16  # of a request: images times draws
@@ -264,7 +265,7 @@ def percentiles(spec: ScoringSpec, elbo: Doubles, grey: NDArray[np.bool_]) -> ND
     kept = spec.elbo_quantiles
     if not kept:
         return None
-    levels = sorted((0.0 if level == "min" else 1.0 if level == "max" else float(level), level) for level in kept)
+    levels = sorted((quantile_level(name), name) for name in kept)
     found = np.interp(elbo, [kept[name] for _, name in levels], [PERCENT * level for level, _ in levels])
     if spec.binarization != "none":
         found[grey] = np.nan
