@@ -32,7 +32,8 @@ class Gathering:
     def add(self, item: Any) -> Iterator[list[Any]]:
         """Take one more, and yield the chunks that are full: lists for `read_chunk`."""
         for part, rows in self._parts(item):
-            self._items.append(part)
+            # Whoever gives one may write the next into the same array.
+            self._items.append(part.copy() if isinstance(part, np.ndarray) else part)
             self._waiting += rows
             if self._waiting >= self._rows:
                 yield from self.rest()

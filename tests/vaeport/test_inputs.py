@@ -113,6 +113,17 @@ def test_a_chunk_is_what_its_images_are_one_by_one(kind: str) -> None:
     assert np.array_equal(together, np.concatenate([to_float(read_images(item, model())) for item in items]))
 
 
+def test_an_array_that_is_used_again_for_the_next_image_does_not_change_the_last_one() -> None:
+    def frames() -> Iterator[np.ndarray]:
+        frame = np.zeros(SHAPE, np.uint8)
+        for number in range(5):
+            frame[:] = number
+            yield frame
+
+    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(frames(), Gathering(model(), 3))]
+    assert np.array_equal(np.concatenate(chunks), numbered(0, 5))
+
+
 def test_grey_images_are_not_the_channels_of_one() -> None:
     colour = ModelInfo("toy", "1", (3, 2, 3), 2, "bernoulli", "", ())
     with pytest.raises(InvalidInputError, match="images: expected shape"):
