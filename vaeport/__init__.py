@@ -77,15 +77,17 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import what is heavy when it is first asked for (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker would take every name for one that is here
 
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        """Import what is heavy when it is first asked for (PEP 562)."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from grpc import aio
@@ -77,7 +77,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.decode(latents))
 
     async def sample(
-        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+        self, count: int, *, seed: SupportsIndex | None = None, temperature: float = 1.0, first_row: int = 0
     ) -> NDArray[np.float32]:
         """Images from the prior: float32 [count, C, H, W] in [0, 1]."""
         return await self._run(self._calls.sample(Draw.of(count, seed, first_row, temperature)))
@@ -86,7 +86,7 @@ class AsyncClient(BaseClient):
         self,
         count: int,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         temperature: float = 1.0,
         first_row: int = 0,
         chunk_rows: int = CHUNK_ROWS,
@@ -103,7 +103,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
     async def score(
-        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: SupportsIndex | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats."""
         return await self._run(self._calls.score(images, importance_samples, seed, first_row))

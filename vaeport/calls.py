@@ -4,7 +4,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import grpc
 import numpy as np
@@ -97,7 +97,9 @@ class Calls:
         """As `Client.reconstruct`."""
         return messages.images_of((yield from self._ask_images("Reconstruct", images, messages.reconstruct_requests)))
 
-    def score(self, images: Images, importance_samples: int, seed: int | None, first_row: int) -> Flow[Scores]:
+    def score(
+        self, images: Images, importance_samples: int, seed: SupportsIndex | None, first_row: int
+    ) -> Flow[Scores]:
         """As `Client.score`."""
         requests = partial(
             messages.score_requests, importance_samples=importance_samples, seed=seed, first_row=first_row

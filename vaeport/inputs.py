@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
-Images: TypeAlias = Union[ArrayLike, Picture, "Sequence[ArrayLike | Picture]"]
+# Any, since a type checker takes a list of paths and arrays for one of objects.
+Images: TypeAlias = Union[ArrayLike, Picture, "Sequence[Any]"]
 Pixels = NDArray[Any]  # [N, C, H, W], uint8 or any float dtype
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,7 +129,7 @@ class Model:
         return self._decode(as_latents(latents, self.latent_dim))
 
     def sample(
-        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+        self, count: int, *, seed: SupportsIndex | None = None, temperature: float = 1.0, first_row: int = 0
     ) -> NDArray[np.float32]:
         """Images from the prior: float32 [count, C, H, W] in [0, 1].
 
@@ -149,7 +149,7 @@ class Model:
         self,
         count: int,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         temperature: float = 1.0,
         first_row: int = 0,
         chunk_rows: int = CHUNK_ROWS,
@@ -195,7 +195,7 @@ class Model:
         return self._decode(latents_between(start, end, steps, spherical=spherical))
 
     def score(
-        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: SupportsIndex | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats.
 

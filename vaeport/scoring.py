@@ -14,14 +14,15 @@ All is in double precision but p(x|z), whose z is rounded to float32 on its way 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import Manifest, ModelSpec
-from vaeport.prior import SEED_LIMIT, Draw, as_integer
 from vaeport.package import quantile_level
+from vaeport.prior import SEED_LIMIT, Draw, as_integer
 from vaeport.results import Scores
 
 MAX_LATENTS = 1 << 16  # of a request: images times draws
@@ -77,7 +78,7 @@ class Sampling:
     first_row: int
 
     @classmethod
-    def of(cls, importance_samples: int, seed: int | None, first_row: int, images: int) -> "Sampling":
+    def of(cls, importance_samples: int, seed: SupportsIndex | None, first_row: int, images: int) -> "Sampling":
         """Check the numbers, for so many images; a seed of None is drawn.
 
         Raises:
