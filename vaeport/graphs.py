@@ -21,7 +21,7 @@ from vaeport.manifest import GraphSpec, Manifest, TensorSpec
 from vaeport.package import BATCH_AXIS, FP32, ROLES, GraphRuleError, Package, entry_of, graph_name, read_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import onnx
 
@@ -36,6 +36,7 @@ GRAPH_MAX_BYTES = 1 << 29  # 128 million float32 weights; the larger graph of St
 MAX_ROW_ELEMENTS = 1 << 25  # of a value: 32 feature maps of half the height and width of the largest image
 MAX_RUN_BYTES = 1 << 32  # of all values of a run: `conv` on 3x128x128 has 3 GiB in 1,024 rows
 MAX_CONSTANT_BYTES = GRAPH_MAX_BYTES  # of all values that depend on no input: int8 weights, as float32, of such a graph
+MAX_COLUMN_BYTES = 1 << 30  # of a ConvTranspose, for one image; `conv` has half of it on the largest image
 TYPICAL_ROWS = 1024  # a batch that vaeport.model computes at once, and the most that a session does
 SMALL_CONSTANT = 64  # elements; one that is a shape or axes has fewer
 MAX_FOLDED_BYTES = 1 << 24  # of a constant that ONNX Runtime computes from others when it loads: an int8 weight, say
@@ -307,6 +308,7 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
     except Exception as error:  # onnx raises several types
         raise GraphRuleError(f"{path}: shapes cannot be inferred: {bounded(str(error))}") from error
     tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+    _check_columns(path, proto, {value.name: value.type.tensor_type for value in inferred.input} | tensors)
     computed = {value.name for value in proto.graph.input}
     constant_bytes = computed_bytes = 0.0
     for name, inputs in ((output, node.input) for node in proto.graph.node for output in node.output if output):
@@ -331,6 +333,25 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
         expected = f"at most {MAX_CONSTANT_BYTES} bytes in all values that depend on no input"
         raise GraphRuleError(f"{path}: expected {expected}, got {constant_bytes:.0f}")
     return computed_bytes
+
+
+def _check_columns(path: Path, proto: "onnx.ModelProto", tensors: "Mapping[str, onnx.TypeProto.Tensor]") -> None:
+    """ONNX Runtime lays out each pixel of an image times the whole kernel before a ConvTranspose adds that up.
+
+    Args:
+        path: of the graph.
+        proto: the graph.
+        tensors: its values and large weights, with their shapes.
+    """
+    shapes = {name: [axis.dim_value for axis in tensor.shape.dim] for name, tensor in tensors.items()}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "ConvTranspose":
+            image, kernel = (shapes.get(name, []) for name in node.input[:2])
+            size = _elements(image[2:]) * _elements(kernel[1:]) * np.dtype(np.float32).itemsize
+            if size > MAX_COLUMN_BYTES:
+                expected = f"at most {MAX_COLUMN_BYTES} bytes between its image and its sum"
+                raise GraphRuleError(f"{path}: {bounded(node.output[0])}: expected {expected}, got {size:.0f}")
 
 
 def _elements(shape: "Iterable[int]") -> float:

@@ -257,7 +257,10 @@ class Model:
 
     def _fill(self, rows: int, chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The chunks as one array, each freed before the next is computed."""
-        images, start = np.empty((rows, *self.image_shape), np.float32), 0
+        try:
+            images, start = np.empty((rows, *self.image_shape), np.float32), 0
+        except ValueError as error:  # numpy's word for more than an address can tell
+            raise MemoryError(str(error)) from error
         for chunk in chunks:
             images[start : start + len(chunk)] = chunk
             start += len(chunk)

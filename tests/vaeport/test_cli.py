@@ -119,8 +119,9 @@ def test_more_than_the_memory_holds_is_one_line(
     package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = str(tmp_path / "x.npy")
-    assert main(["sample", "-n", "1000000000000", "--package", str(package), "-o", output]) == 1
-    assert capsys.readouterr().err.startswith("vaeport: error: Unable to allocate")
+    for count, text in ((10**12, "Unable to allocate"), (10**18, "array is too big")):
+        assert main(["sample", "-n", str(count), "--package", str(package), "-o", output]) == 1
+        assert capsys.readouterr().err.startswith(f"vaeport: error: {text}")
 
     def fill_up(*_: object) -> None:
         raise MemoryError

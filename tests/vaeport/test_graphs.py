@@ -110,6 +110,19 @@ def repeat_large_values(proto: onnx.ModelProto) -> None:
         proto.graph.node.append(onnx.helper.make_node("Relu", ["large"], [f"large{index}"]))
 
 
+def convolve_with_a_large_kernel(proto: onnx.ModelProto) -> None:
+    """Most of what comes out is cut off at once, so no value is large."""
+    size = 1 << 15
+    for name, shape in (("column", [-1, 1, 1, 1]), ("tall", [1, 1, size, 1])):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    kernel = onnx.numpy_helper.from_array(np.ones((1, 1, size, 1), np.float32), "kernel")
+    proto.graph.initializer.append(kernel)
+    proto.graph.node.append(onnx.helper.make_node("Reshape", ["latent", "column"], ["narrow"]))
+    proto.graph.node.append(onnx.helper.make_node("Expand", ["narrow", "tall"], ["image1"]))
+    pads = [size - 1, 0, size - 1, 0]
+    proto.graph.node.append(onnx.helper.make_node("ConvTranspose", ["image1", "kernel"], ["sum"], pads=pads))
+
+
 def write_numbers_out(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(onnx.helper.make_node("Cast", ["latent"], ["text"], to=onnx.TensorProto.STRING))
 
@@ -173,6 +186,10 @@ BREAKS: list[tuple[Break, str]] = [
     (grow_with_the_square_of_the_batch, r"got shape \[1024, 1024, 32, 1024, 5\] for 1024"),
     (expand_constants, "at most 536870912 bytes in all values that depend on no input, got 33554"),
     (repeat_large_values, "at most 4294967296 bytes in all values of a row, got 168"),
+    (
+        convolve_with_a_large_kernel,
+        "sum: expected at most 1073741824 bytes between its image and its sum, got 4294967296",
+    ),
     (write_numbers_out, "text: expected numbers, got strings"),
     (add_a_foreign_operator, "operators of other domains are not allowed, got com.microsoft"),
     (point_outside_in_a_constant, "external data"),
