@@ -123,8 +123,8 @@ def convolve_with_a_large_kernel(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(onnx.helper.make_node("ConvTranspose", ["image1", "kernel"], ["sum"], pads=pads))
 
 
-def write_numbers_out(proto: onnx.ModelProto) -> None:
-    proto.graph.node.append(onnx.helper.make_node("Cast", ["latent"], ["text"], to=onnx.TensorProto.STRING))
+def cast_to(proto: onnx.ModelProto, dtype: int) -> None:
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["latent"], ["text"], to=dtype))
 
 
 def add_a_foreign_operator(proto: onnx.ModelProto) -> None:
@@ -190,7 +190,9 @@ BREAKS: list[tuple[Break, str]] = [
         convolve_with_a_large_kernel,
         "sum: expected at most 1073741824 bytes between its image and its sum, got 4294967296",
     ),
-    (write_numbers_out, "text: expected numbers, got strings"),
+    (lambda p: cast_to(p, onnx.TensorProto.STRING), "text: expected numbers, got strings"),
+    (lambda p: cast_to(p, onnx.TensorProto.UNDEFINED), "shapes cannot be inferred"),
+    (lambda p: cast_to(p, 99), "shapes cannot be inferred"),
     (add_a_foreign_operator, "operators of other domains are not allowed, got com.microsoft"),
     (point_outside_in_a_constant, "external data"),
     (lambda p: setattr(p.graph.node[0], "op_type", "Erf"), "operators outside the allow-list, got Erf"),
