@@ -78,6 +78,8 @@ def index(options: argparse.Namespace, model: vaeport.Model, store: duckdb.DuckD
     for start in range(0, len(changed), BATCH):
         batch = list(encode(changed[start : start + BATCH], model))
         write(store, batch, digest(model))
+        left_out = {path for path, _ in changed[start : start + BATCH]} - {path for path, _, _ in batch}
+        forget(store, left_out)  # or what they were before would stay
         encoded += len(batch)
     print(f"{len(found)} images, {encoded} of them encoded now")
 
@@ -121,6 +123,11 @@ def write(store: duckdb.DuckDBPyConnection, rows: list[Row], model: str) -> None
             "INSERT OR REPLACE INTO images SELECT unnest(?), unnest(?), ?, unnest(?)",
             [paths, modified, model, np.stack(embeddings).tolist()],
         )
+
+
+def forget(store: duckdb.DuckDBPyConnection, paths: set[str]) -> None:
+    """Take rows out."""
+    store.execute("DELETE FROM images WHERE path IN (SELECT unnest(?::TEXT[]))", [sorted(paths)])
 
 
 def nearest(

@@ -77,15 +77,17 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import heavy modules when they are first asked for (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # otherwise type checkers accept every name
 
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        """Import heavy modules when they are first asked for (PEP 562)."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'vaeport' has no attribute {name!r}")
+        from importlib import import_module
+
+        value: object = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -5,10 +5,11 @@ The calls themselves are in vaeport.calls, for both clients; this module says ho
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from grpc import aio
@@ -76,7 +77,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.decode(latents))
 
     async def sample(
-        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+        self, count: int, *, seed: SupportsIndex | None = None, temperature: float = 1.0, first_row: int = 0
     ) -> NDArray[np.float32]:
         """Images from the prior: float32 [count, C, H, W] in [0, 1]."""
         return await self._run(self._calls.sample(Draw.of(count, seed, first_row, temperature)))
@@ -85,7 +86,7 @@ class AsyncClient(BaseClient):
         self,
         count: int,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         temperature: float = 1.0,
         first_row: int = 0,
         chunk_rows: int = CHUNK_ROWS,
@@ -102,7 +103,7 @@ class AsyncClient(BaseClient):
         return await self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
     async def score(
-        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: SupportsIndex | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats."""
         return await self._run(self._calls.score(images, importance_samples, seed, first_row))
@@ -175,8 +176,10 @@ class AsyncClient(BaseClient):
             message = await self._answer(step.stream.read())
             return None if message is aio.EOF else message
         if isinstance(step, Pause):
+            end = time.monotonic() + step.seconds
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), step.seconds)
+            step.over(time.monotonic() - end)  # images that are not awaited may have held up the loop
             return None
         if isinstance(step, Work):
             return await asyncio.to_thread(step.function)
@@ -184,19 +187,38 @@ class AsyncClient(BaseClient):
             return [result async for result in results]
 
     async def _in_order(self, flows: AsyncIterator[Flow[Result]]) -> AsyncGenerator[Result, None]:
-        """The results of flows, in order, a few at a time, until the first failure in order; the others are dropped."""
+        """The results of flows, in order, a few at a time, until the first failure in order; the others are dropped.
+
+        A result is given as soon as it is there, and does not wait for the next flow.
+        """
         running: deque[asyncio.Task[Result]] = deque()
-        try:
+        free, changed = asyncio.Semaphore(IN_FLIGHT - 1), asyncio.Event()
+
+        async def begin_all() -> None:
             async for flow in flows:
                 running.append(asyncio.create_task(self._run(flow)))
-                while len(running) == IN_FLIGHT or (running and running[0].done()):
-                    yield await running.popleft()
-            while running:
-                yield await running.popleft()
+                changed.set()
+                await asyncio.sleep(0)  # for it to be sent, should the next one take long
+                await free.acquire()
+
+        beginning = asyncio.create_task(begin_all())
+        beginning.add_done_callback(lambda _: changed.set())
+        try:
+            while running or not beginning.done():
+                if not running:
+                    changed.clear()
+                    await changed.wait()
+                    continue
+                result = await running[0]
+                running.popleft()
+                yield result
+                free.release()
+            await beginning
         finally:
+            beginning.cancel()
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(beginning, *running, return_exceptions=True)
 
     def _send(self, ask: Ask) -> Any:
         method = getattr(self._open_channel(), ask.rpc)

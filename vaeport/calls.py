@@ -4,7 +4,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import grpc
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from vaeport import messages
 from vaeport.arrays import as_latents
 from vaeport.chunks import read_chunk
-from vaeport.errors import InvalidInputError, ServerError, UnavailableError
+from vaeport.errors import InvalidInputError, UnavailableError
 from vaeport.flows import Ask, ClosedError, Flow, Metadata, Pause, Work, together
 from vaeport.inputs import Images, Pixels, has_pictures, read_images
 from vaeport.interpolation import as_latent, check_steps, is_latent, latents_between, mean_of_one
@@ -26,6 +26,7 @@ from vaeport.v1 import vae_pb2
 from vaeport.wire import REQUEST_ID_KEY
 
 ROUNDS = 3  # tries to get all answers of a call from one version of the model
+LOOK_SECONDS = 1.0  # for a server to say whether a refusal still holds; the caller is waiting for that error
 
 Content = TypeVar("Content")
 Floats = NDArray[np.float32]
@@ -65,10 +66,7 @@ class Calls:
 
     def info(self) -> Flow[ServerInfo]:
         """See `Client.info`."""
-        response = yield from self._call("Info", vae_pb2.InfoRequest(model=self._model, version=self._version))
-        info = messages.info_of(response)
-        self.known = messages.served_of(info, self._model, self._version)
-        return info
+        return self._remember((yield from self._call("Info", self._info_request())))
 
     def encode(self, images: Images) -> Flow[Encoding]:
         """See `Client.encode`."""
@@ -99,7 +97,9 @@ class Calls:
         """See `Client.reconstruct`."""
         return messages.images_of((yield from self._ask_images("Reconstruct", images, messages.reconstruct_requests)))
 
-    def score(self, images: Images, importance_samples: int, seed: int | None, first_row: int) -> Flow[Scores]:
+    def score(
+        self, images: Images, importance_samples: int, seed: SupportsIndex | None, first_row: int
+    ) -> Flow[Scores]:
         """See `Client.score`."""
         requests = partial(
             messages.score_requests, importance_samples=importance_samples, seed=seed, first_row=first_row
@@ -139,11 +139,19 @@ class Calls:
         delay = attempts.delay_after(error)
         if delay is None and not self.closed:
             raise error from failed
-        yield Pause(delay or 0.0)
+        yield Pause(delay or 0.0, attempts)
 
     def closed_error(self) -> UnavailableError:
         """The error that ends every call once the client is closed."""
         return UnavailableError(f"{self.address}: the client is closed")
+
+    def _info_request(self) -> vae_pb2.InfoRequest:
+        return vae_pb2.InfoRequest(model=self._model, version=self._version)
+
+    def _remember(self, response: vae_pb2.InfoResponse) -> ServerInfo:
+        info = messages.info_of(response)
+        self.known = messages.served_of(info, self._model, self._version)
+        return info
 
     def _interpolate(self, a: Any, b: Any, steps: int, *, spherical: bool) -> Flow[tuple[Floats, set[str]]]:
         """The images, and the versions that took part in computing them."""
@@ -213,12 +221,17 @@ class Calls:
         return UnavailableError(f"{self.address}: the model changed during the call, {ROUNDS} times")
 
     def _has_changed(self, served: Served) -> Flow[bool]:
-        """Whether the server describes the model differently by now. If it does not answer, it counts as unchanged."""
-        self.known = None
+        """Whether the server describes the model differently by now. If it does not answer, it counts as unchanged.
+
+        The server is asked once, for a short time.
+        """
+        ask = self.ask_of("Info", self._info_request(), self.retries.begin(min(self.timeout, LOOK_SECONDS)))
         try:
-            return (yield from self.served()) != served
-        except ServerError:
+            response = yield ask
+        except (grpc.RpcError, ClosedError):
             return False
+        self._remember(response)
+        return self.known != served
 
     def _call(self, rpc: str, request: object) -> Flow[Any]:
         """One request, sent until it is answered or must not be retried. All attempts have the same id."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vaeport.arrays import check_images, check_rows
 from vaeport.errors import InvalidInputError
@@ -31,7 +32,8 @@ class Gathering:
     def add(self, item: Any) -> Iterator[list[Any]]:
         """Take one more item, and yield the chunks that are full: lists for `read_chunk`."""
         for part, rows in self._parts(item):
-            self._items.append(part)
+            # Whoever gives one may write the next into the same array.
+            self._items.append(part.copy() if isinstance(part, np.ndarray) else part)
             self._waiting += rows
             if self._waiting >= self._rows:
                 yield from self.rest()
@@ -59,7 +61,7 @@ def read_chunk(items: Sequence[Any], model: ModelInfo) -> Pixels:
     first = items[0]
     if len(items) == 1:
         return read_images(first, model)
-    if _are_alike(items) and first.shape in (model.image_shape, model.image_shape[1:]):
+    if _are_alike(items) and _is_one_image(first, model):
         return check_images(np.stack(items), model.image_shape)  # all at once is a hundred times as fast
     return join_images([read_images(item, model) for item in items])
 
@@ -94,6 +96,12 @@ def check_chunk_rows(rows: int) -> int:
     if not 1 <= rows <= MAX_CHUNK_ROWS:
         raise InvalidInputError.of("chunk_rows", expected=f"1 to {MAX_CHUNK_ROWS}", got=rows)
     return rows
+
+
+def _is_one_image(item: NDArray[Any], model: ModelInfo) -> bool:
+    """Three [H, W] together would have the shape of one image of three channels, and mean something else."""
+    channels, *size = model.image_shape
+    return item.shape == model.image_shape or (channels == 1 and item.shape == tuple(size))
 
 
 def _are_alike(items: Sequence[Any]) -> bool:

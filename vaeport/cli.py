@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vaeport._version import __version__
 from vaeport.commands import (
@@ -18,7 +19,7 @@ from vaeport.commands import (
     score,
     traverse,
 )
-from vaeport.errors import VaeportError
+from vaeport.errors import VaeportError, bounded
 
 COMMANDS = (info, sample, encode, reconstruct, interpolate, traverse, score, bench, doctor, completion)
 
@@ -36,6 +37,7 @@ EXIT_STATUS = """exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors go to standard error in one line."""
+    _open_streams()
     try:
         try:
             return _run(arguments)
@@ -43,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _flush()
     except BrokenPipeError:
         return NO_READER
-    except (VaeportError, OSError) as error:
-        print("vaeport: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+    except (VaeportError, OSError, MemoryError) as error:
+        text = " ".join(str(error).splitlines()) or "not enough memory"  # Python's own MemoryError says nothing
+        print("vaeport: error:", bounded(text), file=sys.stderr)  # it may quote what a server says
         return ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -75,6 +78,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     command: Callable[[argparse.Namespace], int | None] = options.command
     return command(options) or OK
+
+
+def _open_streams() -> None:
+    """Whoever has closed one (`>&-`) wants nothing of it; Python has None there, which nothing can be printed to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - lives as long as the process
 
 
 def _flush() -> None:

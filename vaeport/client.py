@@ -6,7 +6,7 @@ The calls themselves are in vaeport.calls, for both clients; this module says ho
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import grpc
 import numpy as np
@@ -108,7 +108,8 @@ class Client(BaseClient):
 
         Args:
             images: each of them one image or several, as `encode` takes them.
-            chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes.
+            chunk_rows: images in a chunk, at least 1. With 1, each is sent as it comes; its result is there when the
+                next image is, since this thread waits for that one meanwhile. `AsyncClient` does not wait for it.
 
         Raises:
             InvalidInputError, OSError: as in `encode`, for the chunk that causes it, after the chunks before it.
@@ -127,7 +128,7 @@ class Client(BaseClient):
         return self._run(self._calls.decode(latents))
 
     def sample(
-        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+        self, count: int, *, seed: SupportsIndex | None = None, temperature: float = 1.0, first_row: int = 0
     ) -> NDArray[np.float32]:
         """Images from the prior: float32 [count, C, H, W] in [0, 1].
 
@@ -146,7 +147,7 @@ class Client(BaseClient):
         self,
         count: int,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         temperature: float = 1.0,
         first_row: int = 0,
         chunk_rows: int = CHUNK_ROWS,
@@ -193,7 +194,7 @@ class Client(BaseClient):
         return self._run(self._calls.interpolate(a, b, steps, spherical=spherical))
 
     def score(
-        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: SupportsIndex | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats.
 

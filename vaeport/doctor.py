@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaeport._version import __version__
-from vaeport.errors import VaeportError
+from vaeport.errors import DeviceError, VaeportError
 from vaeport.findings import Finding, fail, ok, warn
 from vaeport.machine import Limits, affinity, read_limits, total_memory
 
@@ -66,7 +66,9 @@ def examine(
 def installed_distributions(path: Sequence[str] | None = None) -> Installed:
     """What pip would list for the folders in `path`, or for those that this Python imports from."""
     found = importlib.metadata.distributions(path=list(sys.path if path is None else path))
-    return {each.name.lower(): each.version for each in found}
+    named = ((each.name, each) for each in found)
+    # What an uninstallation has left behind has no METADATA, and so no name, whatever the annotation says.
+    return {name.lower(): each.version for name, each in named if name}
 
 
 def versions(installed: Installed) -> Finding:
@@ -140,15 +142,18 @@ def cores(limits: Limits, affinity: int, threads: int = 0) -> Finding:
     return ok("cores", text)
 
 
-def memory(limits: Limits, machine: int, needed: int = MIN_MEMORY) -> Finding:
+def memory(limits: Limits, machine: int | None, needed: int = MIN_MEMORY) -> Finding:
     """Memory that may be used against memory that is needed.
 
     Args:
         limits: the limits of the cgroup.
-        machine: bytes that the machine has.
+        machine: bytes that the machine has; None if unknown.
         needed: bytes that will be needed.
     """
-    most = machine if limits.memory is None else min(machine, limits.memory)
+    known = [each for each in (machine, limits.memory) if each is not None]
+    if not known:
+        return ok("memory", f"unknown on this system; about {needed >> 20} MiB are needed")
+    most = min(known)
     whose = "the machine's" if most == machine else "the cgroup's limit"
     text = f"{most >> 20} MiB, {whose}; about {needed >> 20} MiB are needed"
     if most < needed:
@@ -168,6 +173,8 @@ def self_test(path: Path, precision: str = "fp32") -> Finding:
     try:
         folder = default_package(path) if path.is_dir() and not (path / MANIFEST_NAME).exists() else path
         text, proven = _replay(folder, precision)
+    except DeviceError as error:  # after the package was opened
+        return fail(name, f"its files are as they should be, but {error}", "pip install 'vaeport[cpu]'")
     except VaeportError as error:
         return fail(name, str(error), "export or copy it again; python -m export verify says more")
     text = f"{text}, {time.perf_counter() - start:.2f} s"

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from vaeport.errors import bounded
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -51,7 +53,7 @@ def as_table(findings: Iterable[Finding]) -> str:
     width = max((len(row.name) for row in rows), default=0)
     lines = []
     for row in rows:
-        lines.append(f"{row.level:<4}  {row.name:<{width}}  {row.text}")
+        lines.append(f"{row.level:<4}  {row.name:<{width}}  {bounded(row.text)}")  # it may quote what a server says
         if row.advice:
             lines.append(f"{'':<4}  {'':<{width}}  -> {row.advice}")
     return "\n".join(lines)

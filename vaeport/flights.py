@@ -48,7 +48,8 @@ class Flight(Generic[Result]):
         self._answer: Any = None  # a grpc.Future
         self._ask: Ask | None = None  # of this request
         self._arrived: float | None = None  # when it was there
-        self.moment: float | None = None  # when a pause is over
+        self._pause = Pause(0.0)
+        self.moment: float | None = None  # when that is over
         self.done = False
         self._result: Any = None
         self._error: BaseException | None = None
@@ -63,6 +64,8 @@ class Flight(Generic[Result]):
     def go_on(self) -> None:
         """Give the flow the answer that has come."""
         if self._ask is None or self._arrived is None:
+            if self.moment is not None:
+                self._pause.over(time.monotonic() - self.moment)
             self.moment = None
             self._advance(lambda: self._flow.send(None))
             return
@@ -109,7 +112,7 @@ class Flight(Generic[Result]):
 
     def _begin(self, step: Step) -> None:
         if isinstance(step, Pause):
-            self.moment = time.monotonic() + step.seconds
+            self._pause, self.moment = step, time.monotonic() + step.seconds
             return
         try:
             if isinstance(step, Ask):
@@ -138,7 +141,7 @@ def in_order(
     try:
         for flow in flows:
             flying.append(fly(flow))
-            while len(flying) == most or (flying and flying[0].done):
+            while len(flying) == most or _first_is_done(flying):
                 yield _land(flying, wake)
         while flying:
             yield _land(flying, wake)
@@ -147,13 +150,24 @@ def in_order(
             flight.cancel()
 
 
+def _first_is_done(flying: "deque[Flight[Result]]") -> bool:
+    """Whether there is a result by now; taking the next flow may have been long."""
+    _go_on(flying)
+    return bool(flying) and flying[0].done
+
+
+def _go_on(flying: "deque[Flight[Result]]") -> bool:
+    """Whether anything was ready to."""
+    ready = [flight for flight in flying if flight.ready()]
+    for flight in ready:
+        flight.go_on()
+    return bool(ready)
+
+
 def _land(flying: "deque[Flight[Result]]", wake: Wake) -> Result:
     """The result of the first flight; the others go on meanwhile."""
     while not flying[0].done:
-        ready = [flight for flight in flying if flight.ready()]
-        for flight in ready:
-            flight.go_on()
-        if not ready:
+        if not _go_on(flying):
             moments = [flight.moment for flight in flying if flight.moment is not None]
             seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
             wake.wait(lambda: any(flight.ready() for flight in flying), seconds)

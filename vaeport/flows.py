@@ -61,9 +61,19 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait for some seconds, or until the client is closed."""
+    """Wait for some seconds, or until the client is closed.
+
+    Attributes:
+        attempts: that this pause separates; if nobody looks in time, the excess is not counted against them.
+    """
 
     seconds: float
+    attempts: Attempts | None = None
+
+    def over(self, late: float) -> None:
+        """It has taken `late` seconds longer."""
+        if self.attempts is not None:
+            self.attempts.excuse(max(0.0, late))
 
 
 @dataclass(frozen=True, slots=True)

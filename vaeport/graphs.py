@@ -21,7 +21,7 @@ from vaeport.manifest import GraphSpec, Manifest, TensorSpec
 from vaeport.package import BATCH_AXIS, FP32, ROLES, GraphRuleError, Package, entry_of, graph_name, read_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import onnx
 
@@ -34,7 +34,10 @@ OPSET_RANGE = (18, 26)
 MAX_IR_VERSION = 13
 GRAPH_MAX_BYTES = 1 << 29  # 128 million float32 weights; the larger graph of Stable Diffusion's autoencoder has 50
 MAX_ROW_ELEMENTS = 1 << 25  # of a value: 32 feature maps with half the height and width of the largest image
-TYPICAL_ROWS = 1024  # a batch that vaeport.model computes at once
+MAX_RUN_BYTES = 1 << 32  # of all values of a run: `conv` on 3x128x128 has 3 GiB in 1,024 rows
+MAX_CONSTANT_BYTES = GRAPH_MAX_BYTES  # of all values that depend on no input: int8 weights, as float32, of such a graph
+MAX_COLUMN_BYTES = 1 << 30  # of a ConvTranspose, for one image; `conv` has half of it on the largest image
+TYPICAL_ROWS = 1024  # a batch that vaeport.model computes at once, and the most that a session does
 SMALL_CONSTANT = 64  # elements; one that is a shape or axes has fewer
 MAX_FOLDED_BYTES = 1 << 24  # of a constant that ONNX Runtime computes from others when it loads: an int8 weight, say
 
@@ -105,11 +108,13 @@ class Graph:
         session: ONNX Runtime's session, for callers that bind memory of their own.
         spec: inputs and outputs, as in the manifest.
         outputs: the names of the outputs.
+        max_rows: the most rows of one run.
     """
 
-    def __init__(self, session: Any, spec: GraphSpec) -> None:
+    def __init__(self, session: Any, spec: GraphSpec, max_rows: int) -> None:
         self.session = session
         self.spec = spec
+        self.max_rows = max_rows
         self._input = spec.inputs[0].name
         self.outputs = tuple(output.name for output in spec.outputs)
 
@@ -118,7 +123,11 @@ class Graph:
 
         Releases the GIL.
         """
-        return tuple(self.session.run(self.outputs, {self._input: rows}))
+        if len(rows) <= self.max_rows:
+            return tuple(self.session.run(self.outputs, {self._input: rows}))
+        starts = range(0, len(rows), self.max_rows)
+        parts = [self.session.run(self.outputs, {self._input: rows[i : i + self.max_rows]}) for i in starts]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     @property
     def placement(self) -> dict[str, int]:
@@ -202,12 +211,14 @@ def read_graph(package: Package, name: str) -> bytes:
 
 def load_graph(path: Path, data: bytes, spec: GraphSpec, device: Device, threads: int) -> Graph:
     """A session for the graph in `data`, the content of `path`; see `load_graphs`."""
-    check_graph(path, data, spec)
-    return Graph(_session(path, data, device, threads), spec)
+    max_rows = check_graph(path, data, spec)
+    return Graph(_session(path, data, device, threads), spec, max_rows)
 
 
-def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
+def check_graph(path: Path, data: bytes, spec: GraphSpec) -> int:
     """Check a graph's rules: versions, one plain graph of known operators, nothing outside, the manifest's signature.
+
+    Returns how many rows one run may have, for its values to stay within MAX_RUN_BYTES.
 
     Raises:
         GraphRuleError: naming the file, the rule, what was expected and what came.
@@ -232,8 +243,12 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> None:
     ):
         if found != expected:
             raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {bounded(_show(found))}")
-    for rows in (1, TYPICAL_ROWS):  # some values are large at once, others grow with the batch
-        _check_sizes(path, proto, rows)
+    # Some values are large even without a batch, others grow with it, at least in proportion.
+    bytes_of_one, bytes_of_many = (_check_sizes(path, proto, rows) for rows in (1, TYPICAL_ROWS))
+    if bytes_of_one > MAX_RUN_BYTES:
+        limit = f"at most {MAX_RUN_BYTES} bytes in all values of a row"
+        raise GraphRuleError(f"{path}: expected {limit}, got {bytes_of_one:.0f}")
+    return max(1, min(TYPICAL_ROWS, int(MAX_RUN_BYTES / max(1, bytes_of_one, bytes_of_many / TYPICAL_ROWS))))
 
 
 def _check_bytes(path: Path, size: int) -> None:
@@ -280,23 +295,64 @@ def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
         raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
 
 
-def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> None:
-    """Check that every value has a shape that is known in advance, and at most MAX_ROW_ELEMENTS elements a row."""
+def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
+    """Check that every value has a shape that is known in advance, and at most MAX_ROW_ELEMENTS elements a row.
+
+    Values that depend on no input have at most MAX_CONSTANT_BYTES together.
+
+    Returns the bytes of all other values together.
+    """
     onnx = _import("onnx")
     try:
         sketch = _sketch(proto, rows)
         inferred = onnx.shape_inference.infer_shapes(sketch, check_type=True, strict_mode=True, data_prop=True).graph
     except Exception as error:  # onnx raises several types
         raise GraphRuleError(f"{path}: shapes cannot be inferred: {bounded(str(error))}") from error
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.output)}
-    for name in (output for node in proto.graph.node for output in node.output if output):
-        shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in shapes.get(name, ())]
-        if name not in shapes or min(shape, default=0) < 0:
+    tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+    _check_columns(path, proto, {value.name: value.type.tensor_type for value in inferred.input} | tensors)
+    computed = {value.name for value in proto.graph.input}
+    constant_bytes = computed_bytes = 0.0
+    for name, inputs in ((output, node.input) for node in proto.graph.node for output in node.output if output):
+        tensor = tensors.get(name)
+        axes = () if tensor is None else tensor.shape.dim
+        shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in axes]
+        if tensor is None or min(shape, default=0) < 0:
             raise GraphRuleError(f"{path}: {bounded(str(name))}: its shape is not known before it is computed")
+        if tensor.elem_type == onnx.TensorProto.STRING:
+            raise GraphRuleError(f"{path}: {bounded(str(name))}: expected numbers, got strings")
         if _elements(shape) > rows * MAX_ROW_ELEMENTS:
             expected = f"at most {MAX_ROW_ELEMENTS} elements for each row"
             got = f"shape {bounded(str(shape))} for {rows}"
             raise GraphRuleError(f"{path}: {bounded(str(name))}: expected {expected}, got {got}")
+        size = _elements(shape) * onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+        if computed.isdisjoint(inputs):
+            constant_bytes += size
+        else:
+            computed.add(name)
+            computed_bytes += size
+    if constant_bytes > MAX_CONSTANT_BYTES:
+        expected = f"at most {MAX_CONSTANT_BYTES} bytes in all values that depend on no input"
+        raise GraphRuleError(f"{path}: expected {expected}, got {constant_bytes:.0f}")
+    return computed_bytes
+
+
+def _check_columns(path: Path, proto: "onnx.ModelProto", tensors: "Mapping[str, onnx.TypeProto.Tensor]") -> None:
+    """ONNX Runtime lays out each pixel of an image times the whole kernel before a ConvTranspose adds that up.
+
+    Args:
+        path: of the graph.
+        proto: the graph.
+        tensors: its values and large weights, with their shapes.
+    """
+    shapes = {name: [axis.dim_value for axis in tensor.shape.dim] for name, tensor in tensors.items()}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "ConvTranspose":
+            image, kernel = (shapes.get(name, []) for name in node.input[:2])
+            size = _elements(image[2:]) * _elements(kernel[1:]) * np.dtype(np.float32).itemsize
+            if size > MAX_COLUMN_BYTES:
+                expected = f"at most {MAX_COLUMN_BYTES} bytes between its image and its sum"
+                raise GraphRuleError(f"{path}: {bounded(node.output[0])}: expected {expected}, got {size:.0f}")
 
 
 def _elements(shape: "Iterable[int]") -> float:

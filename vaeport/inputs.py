@@ -10,14 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaeport.arrays import check_images, to_float
 from vaeport.errors import InvalidInputError
-from vaeport.preparation import prepare, prepare_file
+from vaeport.preparation import prepare, prepare_file, readable
 from vaeport.results import ModelInfo
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Picture: TypeAlias = "Image.Image | str | os.PathLike[str]"
-Images: TypeAlias = Union[ArrayLike, Picture, "Sequence[ArrayLike | Picture]"]
+# Any, since a type checker takes a list of paths and arrays for one of objects.
+Images: TypeAlias = Union[ArrayLike, Picture, "Sequence[Any]"]
 Pixels = NDArray[Any]  # [N, C, H, W], uint8 or any float dtype
 
 
@@ -69,5 +70,6 @@ def _read_one(image: Any, model: ModelInfo) -> Pixels:
     if isinstance(image, str | os.PathLike):
         prepared = prepare_file(image, model.preprocessing)
     else:
-        prepared = prepare(image, model.preprocessing)
+        with readable():  # Pillow reads a file when its pixels are first asked for
+            prepared = prepare(image, model.preprocessing)
     return check_images(prepared[np.newaxis], model.image_shape)

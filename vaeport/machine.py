@@ -37,8 +37,10 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def total_memory() -> int:
-    """Bytes that the machine has."""
+def total_memory() -> int | None:
+    """Bytes that the machine has; None where the system does not say, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

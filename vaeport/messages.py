@@ -6,7 +6,7 @@ the server's limits. The second group takes all the responses of a call.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def reconstruct_requests(served: Served, images: Pixels) -> Iterator[vae_pb2.Rec
 
 
 def score_requests(
-    served: Served, images: Pixels, importance_samples: int, seed: int | None, first_row: int
+    served: Served, images: Pixels, importance_samples: int, seed: SupportsIndex | None, first_row: int
 ) -> Iterator[vae_pb2.ScoreRequest]:
     """Like `score` of the client, for checked images; raises InvalidInputError."""
     sampling = scoring.Sampling.of(importance_samples, seed, first_row, len(images))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,8 @@ def load(
     self_test: bool = False,
 ) -> "Model":
     """Open a package and check its digests and graphs.
+
+    Load after a fork of the process, or with `threads=1`: the child lacks the model's threads, and hangs when it ends.
 
     Args:
         path: a package, `models/<name>/<version>`, or `models/<name>` for its default version, the newest
@@ -127,7 +129,7 @@ class Model:
         return self._decode(as_latents(latents, self.latent_dim))
 
     def sample(
-        self, count: int, *, seed: int | None = None, temperature: float = 1.0, first_row: int = 0
+        self, count: int, *, seed: SupportsIndex | None = None, temperature: float = 1.0, first_row: int = 0
     ) -> NDArray[np.float32]:
         """Images from the prior: float32 [count, C, H, W] in [0, 1].
 
@@ -147,7 +149,7 @@ class Model:
         self,
         count: int,
         *,
-        seed: int | None = None,
+        seed: SupportsIndex | None = None,
         temperature: float = 1.0,
         first_row: int = 0,
         chunk_rows: int = CHUNK_ROWS,
@@ -193,7 +195,7 @@ class Model:
         return self._decode(latents_between(start, end, steps, spherical=spherical))
 
     def score(
-        self, images: Images, *, importance_samples: int = 1, seed: int | None = None, first_row: int = 0
+        self, images: Images, *, importance_samples: int = 1, seed: SupportsIndex | None = None, first_row: int = 0
     ) -> Scores:
         """How well the model explains each image, in nats.
 
@@ -255,7 +257,10 @@ class Model:
 
     def _fill(self, rows: int, chunks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The chunks as one array, each freed before the next is computed."""
-        images, start = np.empty((rows, *self.image_shape), np.float32), 0
+        try:
+            images, start = np.empty((rows, *self.image_shape), np.float32), 0
+        except ValueError as error:  # numpy's word for more than an address can tell
+            raise MemoryError(str(error)) from error
         for chunk in chunks:
             images[start : start + len(chunk)] = chunk
             start += len(chunk)

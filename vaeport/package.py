@@ -25,6 +25,7 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -304,11 +305,29 @@ def _check_figures(manifest: Manifest) -> None:
     """Check the figures that scores are compared with (vaeport.scoring)."""
     evaluation = _object_or_null(manifest.training.get("evaluation"), "manifest.training.evaluation")
     where = "manifest.training.evaluation.elbo_quantiles"
-    for level, elbo in _object_or_null(evaluation.get("elbo_quantiles"), where).items():
+    quantiles = _object_or_null(evaluation.get("elbo_quantiles"), where)
+    for level, elbo in quantiles.items():
         if not QUANTILE_LEVEL.fullmatch(level):
             raise ManifestFieldError(f"{where}: expected levels min, max or 0 to 1, got {show(level)}")
-        if not (type(elbo) is float or (type(elbo) is int and abs(elbo) < MAX_EXACT)):  # floats of JSON are finite
+        if not is_figure(elbo):
             raise ManifestFieldError(f"{where}.{level}: expected a finite number, got {show(elbo)}")
+    ascending = sorted((quantile_level(level), elbo) for level, elbo in quantiles.items())
+    for (lower, elbo), (upper, next_elbo) in pairwise(ascending):
+        if lower == upper:
+            raise ManifestFieldError(f"{where}: expected each level once, got {lower:g} twice")
+        if elbo > next_elbo:
+            got = f"{show(elbo)} at {lower:g} and {show(next_elbo)} at {upper:g}"
+            raise ManifestFieldError(f"{where}: expected numbers that do not fall, got {got}")
+
+
+def is_figure(value: object) -> bool:
+    """Whether something in a manifest is a number that a float holds; floats of JSON are finite."""
+    return type(value) is float or (type(value) is int and abs(value) < MAX_EXACT)
+
+
+def quantile_level(name: str) -> float:
+    """0 for "min", 1 for "max", or the number that it says."""
+    return 0.0 if name == "min" else 1.0 if name == "max" else float(name)
 
 
 def _check_network(manifest: Manifest) -> None:

@@ -24,6 +24,7 @@ MODES = {1: "L", 3: "RGB"}
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 DEEP_RAW_MODE = re.compile(r";16[BLN]$")  # Pillow's names of channels of 16 bits in a file
 CAMERA_FORMAT = "MPO"  # a JPEG followed by previews or depth maps; the first image is the picture
+MAX_RESIZED_PIXELS = 1 << 26  # before the middle is cut out: at most 200 MB, for a file that may be far smaller
 CROPS, BINARIZATIONS = ("none", "center", "pad"), ("none", "threshold", "dynamic", "static")
 
 
@@ -36,7 +37,7 @@ def prepare_file(path: str | os.PathLike[str], how: Preprocessing) -> NDArray[np
     """
     from PIL import Image
 
-    with open(path, "rb") as file, _readable(path), Image.open(file) as image:  # noqa: PTH123 - any path-like
+    with open(path, "rb") as file, readable(os.fspath(path)), Image.open(file) as image:  # noqa: PTH123 - any path-like
         return prepare(image, how, os.fspath(path))
 
 
@@ -49,11 +50,14 @@ def prepare(image: "Image.Image", how: Preprocessing, name: str = "images") -> N
         name: its name in errors.
 
     Raises:
-        InvalidInputError: it has more bits, several pictures, or another size than all images in training had.
+        InvalidInputError: it has more bits, several pictures, a pixel over the scale, another size than all images in
+            training had, or is so long that resizing it would fill the memory.
     """
     _check_known(how)
     _check_picture(image, name)
     pixels = _pixels(image, how, name)
+    if pixels.max() > how.scale:
+        raise InvalidInputError.of(name, expected=f"pixels up to {how.scale:g}", got=pixels.max())
     if how.scale == BYTE_SCALE and how.binarization != "threshold":
         return pixels
     scaled: NDArray[np.float32] = np.divide(pixels, np.float32(how.scale), dtype=np.float32)
@@ -70,16 +74,19 @@ def _pixels(image: "Image.Image", how: Preprocessing, name: str) -> NDArray[np.u
     if how.crop == "none" and converted.size != (width, height):
         got = f"{converted.width}x{converted.height}"
         raise InvalidInputError.of(name, expected=f"{width}x{height} pixels, as all images in training", got=got)
-    pixels = np.asarray(converted if how.crop == "none" else _fit(converted, height, crop=how.crop))
+    pixels = np.asarray(converted if how.crop == "none" else _fit(converted, height, crop=how.crop, name=name))
     return np.ascontiguousarray(pixels[np.newaxis] if how.channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def _fit(image: "Image.Image", size: int, *, crop: str) -> "Image.Image":
+def _fit(image: "Image.Image", size: int, *, crop: str, name: str) -> "Image.Image":
     """Size x size pixels: the middle for "center", the whole between black bars for "pad"."""
     from PIL import Image
 
     decisive = min(image.size) if crop == "center" else max(image.size)
     width, height = (max(1, (side * size + decisive // 2) // decisive) for side in image.size)
+    if width * height > MAX_RESIZED_PIXELS:
+        expected = f"at most {MAX_RESIZED_PIXELS} pixels when the shorter side has {size}"
+        raise InvalidInputError.of(name, expected=expected, got=f"{image.width}x{image.height}")
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     if crop == "center":
@@ -113,13 +120,15 @@ def _is_deep(image: "Image.Image") -> bool:
 
 
 @contextlib.contextmanager
-def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn any error into one that names the file: damaged data make Pillow's readers raise nearly anything."""
+def readable(path: str = "") -> Iterator[None]:
+    """Turn any error into an InvalidInputError that names the file, if there is one.
+
+    Damaged data make Pillow's readers raise nearly anything.
+    """
     try:
         yield
     except InvalidInputError:
         raise
     except Exception as error:
-        raise InvalidInputError.of(
-            "images", expected="a readable picture", got=f"{os.fspath(path)}: {error}"
-        ) from error
+        got = f"{path}: {error}" if path else error
+        raise InvalidInputError.of("images", expected="a readable picture", got=got) from error

@@ -10,6 +10,7 @@ import math
 import operator
 import secrets
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Draw:
     temperature: np.float32
 
     @classmethod
-    def of(cls, count: int, seed: int | None, first_row: int, temperature: float = 1.0) -> "Draw":
+    def of(cls, count: int, seed: SupportsIndex | None, first_row: int, temperature: float = 1.0) -> "Draw":
         """Check the numbers; a seed of None is drawn.
 
         Raises:
@@ -97,7 +98,7 @@ def _box_muller(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     return normals
 
 
-def as_integer(field: str, value: int) -> int:
+def as_integer(field: str, value: SupportsIndex) -> int:
     """A Python integer from any kind of integer, numpy's included.
 
     Raises:

@@ -1,6 +1,7 @@
 """What the methods of `Model` and `Client` return, the same from both."""
 
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Encoding:
     log_var: NDArray[np.float32]
     version: str
 
-    def sample(self, seed: int | None = None, *, first_row: int = 0) -> NDArray[np.float32]:
+    def sample(self, seed: SupportsIndex | None = None, *, first_row: int = 0) -> NDArray[np.float32]:
         """One draw from each posterior: float32 [rows, latent_dim], as the server's Encode draws with a seed.
 
         z = mean + exp(log_var / 2) epsilon, where row i of epsilon depends on the seed and first_row + i alone

@@ -14,12 +14,14 @@ batched. Everything is in double precision except p(x|z), whose z is rounded to 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import Manifest, ModelSpec
+from vaeport.package import quantile_level
 from vaeport.prior import SEED_LIMIT, Draw, as_integer
 from vaeport.results import Scores
 
@@ -76,7 +78,7 @@ class Sampling:
     first_row: int
 
     @classmethod
-    def of(cls, importance_samples: int, seed: int | None, first_row: int, images: int) -> "Sampling":
+    def of(cls, importance_samples: int, seed: SupportsIndex | None, first_row: int, images: int) -> "Sampling":
         """Check the numbers for `images` images; a seed of None is drawn.
 
         Raises:
@@ -264,7 +266,7 @@ def percentiles(spec: ScoringSpec, elbo: Doubles, grey: NDArray[np.bool_]) -> ND
     kept = spec.elbo_quantiles
     if not kept:
         return None
-    levels = sorted((0.0 if level == "min" else 1.0 if level == "max" else float(level), level) for level in kept)
+    levels = sorted((quantile_level(name), name) for name in kept)
     found = np.interp(elbo, [kept[name] for _, name in levels], [PERCENT * level for level, _ in levels])
     if spec.binarization != "none":
         found[grey] = np.nan

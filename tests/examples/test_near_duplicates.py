@@ -77,6 +77,19 @@ def test_a_file_that_is_no_picture_is_named_and_left_out(
     assert "broken.png" in printed.err
 
 
+def test_a_file_that_is_no_picture_any_more_is_forgotten(
+    package: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, spoilt = tmp_path / "store", folder / "digit-005.png"
+    run("index", folder, package, store)
+    spoilt.write_bytes(b"no picture")
+    assert run("index", folder, package, store) == 0
+    assert "digit-005.png" in capsys.readouterr().err
+    with duckdb.connect(str(store)) as connection:
+        paths = {path for (path,) in connection.execute("SELECT path FROM images").fetchall()}
+    assert paths == {str(path) for path in folder.iterdir()} - {str(spoilt)}
+
+
 def test_embeddings_of_another_model_are_not_compared() -> None:
     with duckdb.connect(":memory:") as store:
         store.execute(near_duplicates.TABLE)

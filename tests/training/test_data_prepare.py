@@ -12,6 +12,7 @@ from tests.training.test_data import load, noise
 from training.config import ConfigError
 from training.data import memory
 from training.data.prepare import Crop, fit, prepare
+from training.errors import DataError
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -71,7 +72,20 @@ def test_the_recipe_of_the_docstring_gives_these_pixels() -> None:
     assert np.array_equal(prepare(image, 3, 16, "center"), expected)
 
 
+def test_an_image_that_would_fill_the_memory_before_it_is_cut_is_refused() -> None:
+    endless = Image.new("L", (1, 400_000))
+    with pytest.raises(DataError, match=r"image: expected at most 67108864 pixels .* has 16, got 1x400000"):
+        fit(endless, 16, "center")
+    assert fit(endless, 16, "pad").size == (16, 16)
+
+
 # --- through load ---
+
+
+def test_a_file_that_would_fill_the_memory_is_named(tmp_path: Path) -> None:
+    Image.new("L", (400_000, 1)).save(tmp_path / "long.png")
+    with pytest.raises(DataError, match=r"long\.png: expected at most 67108864 pixels"):
+        load(tmp_path, image_size=16)
 
 
 def mixed_folder(folder: Path) -> Path:

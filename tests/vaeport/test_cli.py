@@ -10,7 +10,7 @@ from PIL import Image
 import vaeport
 from tests.support import ServerProcess
 from tests.vaeport.certificates import Authority
-from tests.vaeport.scripted_server import scripted
+from tests.vaeport.scripted_server import fail, scripted
 from vaeport.cli import main
 from vaeport.pictures import save_grid
 
@@ -94,6 +94,41 @@ def test_tls_and_a_token_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(["info", "--server", address, "--ca", str(authority.ca), "--token-file", str(token)]) == 0
     assert capsys.readouterr().out.startswith("toy version 1: images 1x2x2")
     assert server.info_metadata["authorization"] == "Bearer open-sesame"
+
+
+ESCAPE = "\x1b]0;mine\x07"
+
+
+def test_what_a_server_says_does_not_rule_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted() as (address, server):
+        server.info.models[0].name = server.info.default_model = ESCAPE
+        server.info.server_version = ESCAPE
+        assert main(["info", "--server", address]) == 0
+        assert main(["doctor", "--server", address]) == 1
+        assert main(["bench", "sample", "--seconds", "0.01", "--server", address]) == 1
+        assert main(["sample", "--server", address]) == 1
+    said = capsys.readouterr()
+    assert "\\x1b]0;mine\\x07 version 1: images 1x2x2" in said.out
+    assert "\x1b" not in said.out + said.err
+    with scripted(fail(grpc.StatusCode.INTERNAL, ESCAPE)) as (address, _):
+        assert main(["encode", "docs/demo.png", "--server", address]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_more_than_the_memory_holds_is_one_line(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "x.npy")
+    for count, text in ((10**12, "Unable to allocate"), (10**18, "array is too big")):
+        assert main(["sample", "-n", str(count), "--package", str(package), "-o", output]) == 1
+        assert capsys.readouterr().err.startswith(f"vaeport: error: {text}")
+
+    def fill_up(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vaeport.commands.sample.save_images", fill_up)
+    assert main(["sample", "--package", str(package), "-o", output]) == 1
+    assert capsys.readouterr().err == "vaeport: error: not enough memory\n"
 
 
 def test_wrong_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:

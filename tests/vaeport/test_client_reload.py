@@ -1,5 +1,7 @@
 """The client when another version, or another model, takes the place of the one it knows."""
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +81,38 @@ def test_bad_input_is_bad_input_without_a_server_too() -> None:
         client.encode(SMALL)
     with client, pytest.raises(vaeport.InvalidInputError, match="images: expected shape"):
         client.encode(LARGE)
+
+
+def test_bad_input_does_not_wait_for_a_server_that_is_gone() -> None:
+    with scripted() as (address, _):
+        client = vaeport.Client(address, timeout=60)
+        client.encode(SMALL)
+    began = time.monotonic()
+    with client:
+        for _ in range(2):
+            with pytest.raises(vaeport.InvalidInputError, match="images: expected shape"):
+                client.encode(LARGE)
+        assert client.image_shape == (1, 2, 2)
+    assert time.monotonic() - began < 20
+
+
+def test_bad_input_does_not_wait_for_a_server_that_does_not_answer() -> None:
+    over = threading.Event()
+
+    class Mute(Scripted):
+        def Info(self, request: Any, context: Any) -> Any:  # noqa: N802
+            if self.requests:
+                over.wait(60)
+            return super().Info(request, context)
+
+    script = Mute(answer)  # type: ignore[abstract]
+    with scripted(script=script) as (address, _), vaeport.Client(address, timeout=60) as client:
+        client.encode(SMALL)
+        began = time.monotonic()
+        with pytest.raises(vaeport.InvalidInputError, match="images: expected shape"):
+            client.encode(LARGE)
+        assert time.monotonic() - began < 20
+        over.set()
 
 
 def version(number: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_memory_is_held_against_the_smaller_of_limit_and_machine(
     assert whose in finding.text
 
 
+def test_memory_that_is_not_known_is_said_to_be_unknown() -> None:
+    assert doctor.memory(Limits(None, None), None).text.startswith("unknown on this system")
+    assert doctor.memory(Limits(None, 1 << 20), None).level == "fail"
+
+
+def test_what_an_uninstallation_has_left_behind_is_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "numpy-1.0.dist-info").mkdir()
+    assert doctor.installed_distributions([str(tmp_path)]) == {}
+
+
 def test_a_device_that_was_asked_for_and_cannot_compute_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     from vaeport import cuda
 
@@ -115,6 +126,17 @@ def test_a_package_with_another_weight_fails(package: Path, tmp_path: Path) -> N
     assert finding.level == "fail"
     assert "encoder.onnx" in finding.text
     assert finding.advice
+
+
+@pytest.mark.parametrize("missing", ["onnxruntime", "onnx"])
+def test_a_package_is_not_to_blame_for_a_runtime_that_is_not_there(
+    missing: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    finding = doctor.self_test(package)
+    assert (finding.level, finding.advice) == ("fail", "pip install 'vaeport[cpu]'")
+    assert f"its files are as they should be, but {missing} is missing" in finding.text
+    assert "no such folder" in doctor.self_test(Path("/nowhere")).text
 
 
 def test_a_server_says_its_health_and_its_models(server: ServerProcess) -> None:

@@ -22,6 +22,7 @@ from vaeport.graphs import (
     GRAPH_MAX_BYTES,
     CudaOptions,
     Device,
+    Graph,
     check_graph,
     choose_device,
     cuda_provider_options,
@@ -94,6 +95,38 @@ def grow_with_the_square_of_the_batch(proto: onnx.ModelProto) -> None:
         proto.graph.node.append(onnx.helper.make_node("Add", [left, right], [sum_]))
 
 
+def expand_constants(proto: onnx.ModelProto) -> None:
+    """Many, each of which is small enough; what depends on the latent is small, too."""
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1 << 22]), "wide"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1), np.float32), "one"))
+    for index in range(200):
+        proto.graph.node.append(onnx.helper.make_node("Expand", ["one", "wide"], [f"constant{index}"]))
+
+
+def repeat_large_values(proto: onnx.ModelProto) -> None:
+    """Of one row, each as large as one may be."""
+    expand_the_latent(proto, [1, 1, 1 << 22])
+    for index in range(200):
+        proto.graph.node.append(onnx.helper.make_node("Relu", ["large"], [f"large{index}"]))
+
+
+def convolve_with_a_large_kernel(proto: onnx.ModelProto) -> None:
+    """Most of what comes out is cut off at once, so no value is large."""
+    size = 1 << 15
+    for name, shape in (("column", [-1, 1, 1, 1]), ("tall", [1, 1, size, 1])):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    kernel = onnx.numpy_helper.from_array(np.ones((1, 1, size, 1), np.float32), "kernel")
+    proto.graph.initializer.append(kernel)
+    proto.graph.node.append(onnx.helper.make_node("Reshape", ["latent", "column"], ["narrow"]))
+    proto.graph.node.append(onnx.helper.make_node("Expand", ["narrow", "tall"], ["image1"]))
+    pads = [size - 1, 0, size - 1, 0]
+    proto.graph.node.append(onnx.helper.make_node("ConvTranspose", ["image1", "kernel"], ["sum"], pads=pads))
+
+
+def cast_to(proto: onnx.ModelProto, dtype: int) -> None:
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["latent"], ["text"], to=dtype))
+
+
 def add_a_foreign_operator(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(onnx.helper.make_node("Gelu", ["latent"], ["y"], domain="com.microsoft"))
 
@@ -151,6 +184,15 @@ BREAKS: list[tuple[Break, str]] = [
     (lambda p: expand_the_latent(p, [1, 30_000, 30_000]), "expected at most 33554432 elements for each row, got shape"),
     (lambda p: expand_the_latent(p, None), "its shape is not known before it is computed"),
     (grow_with_the_square_of_the_batch, r"got shape \[1024, 1024, 32, 1024, 5\] for 1024"),
+    (expand_constants, "at most 536870912 bytes in all values that depend on no input, got 33554"),
+    (repeat_large_values, "at most 4294967296 bytes in all values of a row, got 168"),
+    (
+        convolve_with_a_large_kernel,
+        "sum: expected at most 1073741824 bytes between its image and its sum, got 4294967296",
+    ),
+    (lambda p: cast_to(p, onnx.TensorProto.STRING), "text: expected numbers, got strings"),
+    (lambda p: cast_to(p, onnx.TensorProto.UNDEFINED), "shapes cannot be inferred"),
+    (lambda p: cast_to(p, 99), "shapes cannot be inferred"),
     (add_a_foreign_operator, "operators of other domains are not allowed, got com.microsoft"),
     (point_outside_in_a_constant, "external data"),
     (lambda p: setattr(p.graph.node[0], "op_type", "Erf"), "operators outside the allow-list, got Erf"),
@@ -214,6 +256,24 @@ def test_a_row_in_a_batch_equals_the_row_alone_bit_by_bit(package: Path, threads
             parts = [graph(rows[start : start + batch]) for start in range(0, 300, batch)]
             for output, pieces in zip(whole, zip(*parts, strict=True), strict=True):
                 assert np.array_equal(output, np.concatenate(pieces))
+
+
+def test_a_run_has_no_more_rows_than_its_values_have_room_for(decoder: tuple[onnx.ModelProto, GraphSpec]) -> None:
+    proto, spec = decoder
+    assert check_graph(Path("decoder.onnx"), proto.SerializeToString(), spec) == 1024
+    expand_the_latent(proto, [1, 1, 1 << 20])  # 20 MiB
+    for index in range(49):
+        proto.graph.node.append(onnx.helper.make_node("Relu", ["large"], [f"large{index}"]))
+    assert check_graph(Path("decoder.onnx"), proto.SerializeToString(), spec) == 4
+
+
+def test_rows_beyond_those_of_a_run_are_computed_in_further_runs(package: Path) -> None:
+    graph = load_graphs(open_package(package), choose_device("cpu"), 1)["encoder"]
+    in_parts = Graph(graph.session, graph.spec, max_rows=4)
+    for rows in (1, 4, 5, 8, 11):
+        images = np.random.default_rng(rows).random((rows, 1, 8, 8), np.float32)
+        for whole, parts in zip(graph(images), in_parts(images), strict=True):
+            assert np.array_equal(whole, parts)
 
 
 def test_the_device_that_was_asked_for_says_so() -> None:

@@ -145,10 +145,12 @@ def test_closing_ends_those_that_wait_for_their_next_attempt() -> None:
 
 def test_a_stream_that_is_left_leaves_nothing_on_the_server() -> None:
     gate = Gate()
-    with scripted(gate) as (address, _), vaeport.Client(address) as client:
-        gate.let_go(0)
+    with scripted(gate) as (address, _), vaeport.Client(address) as client, ThreadPoolExecutor(1) as pool:
         stream = client.encode_stream(numbered(), chunk_rows=1)
-        assert next(stream).mean == 0
+        first = pool.submit(next, stream)
+        gate.until(lambda: gate.inside == {0, 1, 2, 3})
+        gate.let_go(0)
+        assert first.result(60).mean == 0
         gate.until(lambda: len(gate.inside) == IN_FLIGHT - 1)
         stream.close()  # type: ignore[attr-defined]  # as the end of a `for` does
         gate.until(lambda: not gate.inside)

@@ -70,6 +70,16 @@ def test_pictures_need_a_model_whose_preprocessing_gives_its_shape() -> None:
         read_images(picture(1), model(Preprocessing((2, 3), 3, "none", 255.0)))
 
 
+def test_a_damaged_picture_is_refused_as_its_file_is(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with (
+        Image.open(tmp_path / "half.png") as half,
+        pytest.raises(InvalidInputError, match="images: expected a readable picture, got "),
+    ):
+        read_images(half, model())
+
+
 def test_an_iterator_that_has_no_place_here_is_named() -> None:
     with pytest.raises(InvalidInputError, match="got generator"):
         read_images((image for image in numbered(0, 2)), model())
@@ -101,6 +111,24 @@ def test_a_chunk_is_what_its_images_are_one_by_one(kind: str) -> None:
     }[kind]
     together = to_float(read_chunk(items, model()))
     assert np.array_equal(together, np.concatenate([to_float(read_images(item, model())) for item in items]))
+
+
+def test_an_array_that_is_used_again_for_the_next_image_does_not_change_the_last_one() -> None:
+    def frames() -> Iterator[np.ndarray]:
+        frame = np.zeros(SHAPE, np.uint8)
+        for number in range(5):
+            frame[:] = number
+            yield frame
+
+    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(frames(), Gathering(model(), 3))]
+    assert np.array_equal(np.concatenate(chunks), numbered(0, 5))
+
+
+def test_grey_images_are_not_the_channels_of_one() -> None:
+    colour = ModelInfo("toy", "1", (3, 2, 3), 2, "bernoulli", "", ())
+    with pytest.raises(InvalidInputError, match="images: expected shape"):
+        read_chunk([np.zeros((2, 3), np.uint8)] * 3, colour)
+    assert read_chunk([np.zeros((3, 2, 3), np.uint8)] * 2, colour).shape == (2, 3, 2, 3)
 
 
 @pytest.mark.parametrize(

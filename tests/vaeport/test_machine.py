@@ -93,4 +93,11 @@ def test_a_quota_is_rounded_up_to_whole_cores(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_memory_of_the_machine_is_that_of_meminfo() -> None:
     kib = int(Path("/proc/meminfo").read_text().split()[1])
-    assert abs(total_memory() / 1024 - kib) < 0.02 * kib
+    total = total_memory()
+    assert total is not None
+    assert abs(total / 1024 - kib) < 0.02 * kib
+
+
+def test_the_memory_is_unknown_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    assert total_memory() is None

@@ -71,6 +71,14 @@ def test_another_scale_gives_floats() -> None:
     assert np.array_equal(found, np.full((1, 8, 8), 0.25))
 
 
+def test_a_pixel_over_the_scale_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 17).save(tmp_path / "bright.png")
+    for binarization in ("none", "threshold"):
+        how = Preprocessing((8, 8), 1, "none", 16.0, binarization)
+        with pytest.raises(InvalidInputError, match=r"bright\.png: expected pixels up to 16, got 17"):
+            prepare_file(tmp_path / "bright.png", how)
+
+
 def test_a_pixel_that_was_drawn_in_training_stays_its_probability() -> None:
     for binarization in ("dynamic", "static"):
         found = prepare(Image.new("L", (16, 16), 100), replace(HOW, channels=1, binarization=binarization))
@@ -90,6 +98,10 @@ def deep_colours(path: Path) -> None:
     path.write_bytes(b"P6 2 2 65535\n" + bytes(24))
 
 
+def endless(path: Path) -> None:
+    Image.new("L", (1, 400_000)).save(path)
+
+
 def broken(path: Path) -> None:
     path.write_bytes((ROOT / "docs/demo.png").read_bytes()[:3000])
 
@@ -100,6 +112,7 @@ def broken(path: Path) -> None:
         (animation, "a.gif", "expected one image, got an animation or pages: 2"),
         (deep, "a.png", "expected 8 bits per channel, got more"),
         (deep_colours, "a.ppm", "expected 8 bits per channel, got more"),
+        (endless, "a.png", "expected at most 67108864 pixels when the shorter side has 16, got 1x400000"),
         (broken, "a.png", "expected a readable picture, got"),
     ],
 )

@@ -1,8 +1,9 @@
 """Streams of samples that break off and go on, and streams of images, from both clients."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -224,6 +225,60 @@ def test_a_bad_image_comes_after_what_came_before_it() -> None:
             next(stream)
 
 
+def test_a_result_is_there_when_the_next_image_is() -> None:
+    with scripted() as (address, _), vaeport.Client(address) as client:
+        taken: list[int] = []
+
+        def camera() -> Iterator[np.ndarray]:
+            for number, image in enumerate(numbered(0, 6)):
+                taken.append(number)
+                yield image
+                time.sleep(0.1)
+
+        for done, encoding in enumerate(client.encode_stream(camera(), chunk_rows=1)):
+            assert encoding.mean == done
+            assert len(taken) <= done + 2
+
+
+async def test_a_result_does_not_wait_for_an_image_that_has_to_be_awaited() -> None:
+    seen = asyncio.Event()
+
+    async def camera() -> AsyncIterator[np.ndarray]:
+        for image in numbered(0, 6):
+            seen.clear()
+            yield image
+            await asyncio.wait_for(seen.wait(), 30)
+
+    with scripted() as (address, _):
+        async with vaeport.AsyncClient(address) as client:
+            numbers = []
+            async for encoding in client.encode_stream(camera(), chunk_rows=1):
+                numbers.append(float(encoding.mean[0, 0]))
+                seen.set()
+    assert numbers == [0, 1, 2, 3, 4, 5]
+
+
+async def test_images_that_have_to_be_awaited_are_taken_by_one_task_and_no_faster_than_they_are_encoded() -> None:
+    tasks, taken = set(), 0
+
+    async def images() -> AsyncIterator[np.ndarray]:
+        nonlocal taken
+        async with asyncio.timeout(60):
+            for image in numbered(0, 50):
+                tasks.add(asyncio.current_task())
+                taken += 1
+                yield image
+
+    with scripted() as (address, _):
+        async with vaeport.AsyncClient(address) as client:
+            done = 0
+            async for _ in client.encode_stream(images(), chunk_rows=2):
+                done += 1
+                await asyncio.sleep(0.01)
+                assert taken <= 2 * (done + 4)
+    assert (done, taken, len(tasks)) == (25, 50, 1)
+
+
 def test_another_version_ends_a_stream_of_images_too() -> None:
     with scripted() as (address, server), vaeport.Client(address) as client:
         stream = client.encode_stream(numbered(0, 200), chunk_rows=2)
@@ -250,3 +305,47 @@ def test_a_reader_slower_than_the_timeout_loses_no_chunk_that_has_to_be_sent_aga
         assert failed.wait(30)
         time.sleep(1.1)
         assert [float(each.mean[0, 0]) for each in stream] == [1, 2, 3, 4, 5]
+
+
+def full_once(number: int, failed: threading.Event) -> Callable[..., Any]:
+    """Encode; the image with that number has to come back once, half a second later."""
+    full = fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", grpc_retry_pushback_ms="500")
+
+    def step(script: Scripted, request: Any, context: grpc.ServicerContext) -> Any:
+        found = int(from_tensor("images", request.images).flat[0])
+        if found == number and not failed.is_set():
+            context.add_callback(failed.set)
+            full(script, request, context)
+        if found < number:
+            assert failed.wait(60)
+            time.sleep(0.1)  # for the caller to see it
+        return answer(script, request, context)
+
+    return step
+
+
+def test_a_reader_slower_than_the_timeout_loses_no_chunk_that_waits_to_be_sent_again() -> None:
+    step = full_once(1, threading.Event())
+    with scripted(step) as (address, _), vaeport.Client(address, timeout=1) as client:
+        stream = client.encode_stream(numbered(0, 6), chunk_rows=1)
+        assert next(stream).mean == 0
+        time.sleep(1.5)
+        assert [float(each.mean[0, 0]) for each in stream] == [1, 2, 3, 4, 5]
+
+
+async def test_images_slower_than_the_timeout_lose_no_chunk_that_waits_to_be_sent_again() -> None:
+    failed = threading.Event()
+
+    async def images() -> AsyncIterator[np.ndarray]:
+        for number, image in enumerate(numbered(0, 3)):
+            yield image
+            if number == 0:
+                while not failed.is_set():  # noqa: ASYNC110 - another thread sets it
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                time.sleep(1.5)  # noqa: ASYNC251 - who stalls the loop
+
+    with scripted(full_once(0, failed)) as (address, _):
+        async with vaeport.AsyncClient(address, timeout=1) as client:
+            stream = client.encode_stream(images(), chunk_rows=1)
+            assert [float(each.mean[0, 0]) async for each in stream] == [0, 1, 2]

@@ -1,11 +1,15 @@
 """Arrays and wire tensors: a round trip for what fits, a clear refusal for what does not."""
 
+import re
+import tomllib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.support import ROOT
 from vaeport import wire
 from vaeport.errors import InvalidInputError
 from vaeport.v1 import vae_pb2
@@ -69,3 +73,12 @@ F32, U8 = vae_pb2.DTYPE_FLOAT32, vae_pb2.DTYPE_UINT8
 def test_a_malformed_tensor_is_refused_by_name(tensor: vae_pb2.Tensor, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         from_tensor("images", tensor)
+
+
+def test_the_protobuf_that_is_demanded_reads_the_stubs() -> None:
+    """An older one than has generated them refuses to be imported with them."""
+    generated = re.search(r"Protobuf Python Version: (\S+)", (ROOT / "vaeport/v1/vae_pb2.py").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [demanded] = [each for each in project["dependencies"] if each.startswith("protobuf")]
+    assert generated is not None
+    assert demanded == f"protobuf>={generated[1]},<8"

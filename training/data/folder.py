@@ -170,7 +170,7 @@ def _read(path: Path, channels: int, config: Config) -> tuple[NDArray[np.uint8],
     """The pixels [C, H, W], and whether a transparency varies that they lack."""
     with _opened(path) as image:
         varies = image.has_transparency_data and not _is_constant(image.convert("RGBA").getchannel("A"))
-        return prepare(image, channels, config.image_size, config.crop), varies
+        return prepare(image, channels, config.image_size, config.crop, path), varies
 
 
 def _is_constant(channel: Image.Image) -> bool:

@@ -8,7 +8,8 @@
      left (width - S) // 2 and top (height - S) // 2.
    * "pad": with s the longer side, resize each side to (side * S + s // 2) // s, but at least 1, then put it on S x S
      black pixels at left (S - width) // 2 and top (S - height) // 2.
-   Resizing is Pillow's `resize` with `Resampling.BILINEAR`, which averages over what a smaller pixel covers.
+   Resizing is Pillow's `resize` with `Resampling.BILINEAR`, which averages over what a smaller pixel covers. An image
+   that would have more than MAX_RESIZED_PIXELS then is refused.
 5. Take the uint8 values [C, H, W] and divide by the scale.
 """
 
@@ -23,26 +24,39 @@ from PIL import Image, ImageOps
 from training.config import Config, ConfigError
 from training.data import memory
 from training.data.images import Images, Source
+from training.errors import DataError
 
 FILE_SCALE = 255.0  # of the 8 bits that step 5 gives
+MAX_RESIZED_PIXELS = 1 << 26  # at most 200 MB, for a file that may be far smaller
 MODES = {1: "L", 3: "RGB"}
 
 Crop = Literal["center", "pad"]
 
 
-def prepare(image: Image.Image, channels: int, size: int | None, crop: Crop) -> NDArray[np.uint8]:
-    """Steps 2 to 5, but for the division: uint8 [C, H, W]."""
+def prepare(
+    image: Image.Image, channels: int, size: int | None, crop: Crop, name: object = "image"
+) -> NDArray[np.uint8]:
+    """Steps 2 to 5, but for the division: uint8 [C, H, W]. Errors call the image by `name`."""
     upright = ImageOps.exif_transpose(image)
     upright.info.pop("transparency", None)  # or Pillow warns that it drops it
     converted = upright.convert(MODES[channels])
-    pixels = np.asarray(converted if size is None else fit(converted, size, crop))
+    pixels = np.asarray(converted if size is None else fit(converted, size, crop, name))
     return pixels[np.newaxis] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def fit(image: Image.Image, size: int, crop: Crop) -> Image.Image:
-    """Step 4."""
+def fit(image: Image.Image, size: int, crop: Crop, name: object = "image") -> Image.Image:
+    """Step 4.
+
+    Raises:
+        DataError: an image so long that resizing it would fill the memory.
+    """
     reference = min(image.size) if crop == "center" else max(image.size)
     width, height = (max(1, (side * size + reference // 2) // reference) for side in image.size)
+    if width * height > MAX_RESIZED_PIXELS:
+        raise DataError(
+            f"{name}: expected at most {MAX_RESIZED_PIXELS} pixels when the shorter side has {size}, "
+            f"got {image.width}x{image.height}"
+        )
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     if crop == "center":
         left, top = (width - size) // 2, (height - size) // 2
@@ -82,7 +96,7 @@ def _prepare_all(name: str, images: Images, config: Config) -> Images:
     memory.check_fits(name, math.prod(shape), "choose a smaller --image-size")
     pixels = np.empty(shape, np.uint8)
     for index, image in enumerate(images.pixels):
-        pixels[index] = prepare(_picture(image), shape[1], config.image_size, config.crop)
+        pixels[index] = prepare(_picture(image), shape[1], config.image_size, config.crop, f"{name}, image {index}")
     return Images(pixels, images.labels)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaeport.commands import flags
 from vaeport.commands.source import model_of, open_source
-from vaeport.errors import VaeportError
+from vaeport.errors import VaeportError, bounded
 
 if TYPE_CHECKING:
     from vaeport.commands.flags import Commands
@@ -54,7 +54,7 @@ def bench(options: argparse.Namespace) -> int:
         print(json.dumps({"model": model.name, "version": model.version, **load, **found}, indent=2))
     else:
         print(f"{options.call}, images a call: {options.rows}, callers: {options.callers}, ", end="")
-        print(f"{model.name} version {model.version}, {measured.seconds:.1f} s")
+        print(f"{bounded(model.name)} version {bounded(model.version)}, {measured.seconds:.1f} s")
         print("\n".join(_lines(found)))
     return int(bool(measured.failures))
 

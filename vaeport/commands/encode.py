@@ -47,7 +47,7 @@ def encode(options: argparse.Namespace) -> None:
                 model=np.array(model_of(source).name),
                 version=np.array(encoding.version),
             )
-    print(options.output)
+    print(shown(options.output))
 
 
 def add(commands: "Commands") -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vaeport.commands import flags
 from vaeport.commands.source import open_source
+from vaeport.errors import bounded
 
 if TYPE_CHECKING:
     from vaeport.commands.flags import Commands
@@ -21,7 +22,7 @@ def info(options: argparse.Namespace) -> None:
         print(json.dumps(asdict(there), indent=2))
     else:
         for model in there.models:
-            print(_line(model))
+            print(bounded(_line(model)))  # the names are a server's
 
 
 def add(commands: "Commands") -> None:

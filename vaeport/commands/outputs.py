@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from vaeport.commands.inputs import shown
 from vaeport.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def save_images(
         from vaeport.pictures import save_grid
 
         save_grid(images if picture is None else picture, path, columns, row_names, column_names)
-    print(path)
+    print(shown(path))
 
 
 @contextlib.contextmanager

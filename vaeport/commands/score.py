@@ -11,7 +11,7 @@ from vaeport.commands import flags
 from vaeport.commands.inputs import image_files, shown
 from vaeport.commands.outputs import progress
 from vaeport.commands.source import model_of, open_source
-from vaeport.errors import UnavailableError
+from vaeport.errors import UnavailableError, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def score(options: argparse.Namespace) -> None:
     elif options.csv:
         _print_csv(rows)
     else:
-        print(f"{name} version {scores.version}, {PIXELS[scores.setting]}, ", end="")
+        print(f"{bounded(name)} version {bounded(scores.version)}, {PIXELS[scores.setting]}, ", end="")
         print(f"importance samples: {options.importance_samples}, seed: {scores.seed}; in nats")
         _print_table(rows)
 

@@ -11,6 +11,7 @@ from vaeport.commands.outputs import check_images, save_images
 from vaeport.commands.source import open_source
 from vaeport.errors import InvalidInputError
 from vaeport.manifest import MANIFEST_NAME, Manifest
+from vaeport.package import is_figure
 from vaeport.versions import default_package
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _use(package: Path, latent_dim: int) -> Use | None:
     folder = package if (package / MANIFEST_NAME).exists() else default_package(package)
     evaluation = Manifest.from_json((folder / MANIFEST_NAME).read_bytes()).training.get("evaluation") or {}
     kl, active = evaluation.get("kl_per_latent"), evaluation.get("active_units")
-    if not (isinstance(kl, list) and len(kl) == latent_dim and all(type(nats) in (int, float) for nats in kl)):
+    if not (isinstance(kl, list) and len(kl) == latent_dim and all(map(is_figure, kl))):
         return None
     return Use(kl, active) if type(active) is int and 0 <= active <= latent_dim else None
 

@@ -196,7 +196,7 @@ class BusyGraph(Graph):
 
     def __init__(self, seconds: float = 0.0, waits: float = 0.0) -> None:
         plain = encoder()
-        super().__init__(plain.session, plain.spec)
+        super().__init__(plain.session, plain.spec, plain.max_rows)
         self.seconds, self.waits = seconds, waits
         self.broken = False
         self.guilty: NDArray[np.uint8] | None = None

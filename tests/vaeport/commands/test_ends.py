@@ -1,6 +1,7 @@
 """How the command ends: exit status, one line for an error, and what it leaves behind."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,6 +43,32 @@ def test_a_reader_who_has_gone_is_141_and_no_noise(command: str, package: Path, 
             check=False,
         )
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_gets_nothing_and_is_no_failure(closed: str, package: Path, tmp_path: Path) -> None:
+    words = shlex.join([*COMMAND, "sample", "--package", str(package), "-n", "1", "-o", str(tmp_path / "x.npy")])
+    done = subprocess.run(["sh", "-c", f"{words} {closed}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if closed.startswith(">") else f"{tmp_path / 'x.npy'}\n")
+    words = shlex.join([*COMMAND, "info", "--package", "/nowhere"])
+    done = subprocess.run(["sh", "-c", f"{words} {closed}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert ("/nowhere: no such folder" in done.stderr) == ("2" not in closed)
+
+
+@pytest.mark.parametrize("command", ["sample", "encode"])
+def test_a_path_that_is_no_text_can_be_written_to(
+    command: str, package: Path, files: list[Path], tmp_path: Path
+) -> None:
+    output = os.fsencode(tmp_path) + b"/\xff.npz"
+    images = [os.fsencode(files[0])] if command == "encode" else []
+    words = [*map(os.fsencode, COMMAND), command.encode(), *images, b"--package", os.fsencode(package), b"-o", output]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(words, cwd=ROOT, env=strict, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == os.fsencode(tmp_path) + "/\ufffd.npz\n".encode()
+    assert os.path.exists(output)  # noqa: PTH110 - of bytes
 
 
 def test_a_full_disk_is_one_line(package: Path) -> None:
