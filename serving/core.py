@@ -6,7 +6,7 @@ together.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -208,6 +208,7 @@ class Core:
         first_row: int,
         temperature: float,
         deadline: float | None = None,
+        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[tuple[int, Sampled], None]:
         """Images from the prior, any number: chunks in row order, each with its first row.
 
@@ -216,6 +217,7 @@ class Core:
         Args:
             model, version, count, seed, first_row, temperature, deadline: as in `sample`.
             chunk_rows: the most rows of a chunk; 0 leaves it to the server.
+            ready: awaited before each chunk after the first one is computed.
 
         Raises:
             NotFoundError, InvalidInputError, and what Batcher.submit raises.
@@ -229,7 +231,10 @@ class Core:
             for start in range(0, count, rows)
         )
         calls = (partial(_sample, served, draw, deadline) for draw in draws)
-        patient = (partial(_patiently, call, deadline) if number else call for number, call in enumerate(calls))
+        patient = (
+            partial(_patiently, partial(_when, ready, call), deadline) if number else call
+            for number, call in enumerate(calls)
+        )
         async with contextlib.aclosing(_one_ahead(patient)) as chunks:
             async for sampled in chunks:
                 yield first_row, sampled
@@ -422,6 +427,12 @@ async def _one_ahead(calls: Iterator[Callable[[], Coroutine[Any, Any, Result]]])
         yield await ahead
     finally:
         ahead.cancel()
+
+
+async def _when(ready: Callable[[], Awaitable[None]] | None, call: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    if ready is not None:
+        await ready()
+    return await call()
 
 
 async def _patiently(submit: Callable[[], Coroutine[Any, Any, Result]], deadline: float | None) -> Result:

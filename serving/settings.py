@@ -55,8 +55,8 @@ class Settings:
     certificate, or else a host; behind a proxy, all may share one. More calls get RESOURCE_EXHAUSTED."""
 
     max_bytes_per_peer: int = 0
-    """Bytes of one caller's running requests, likewise, and of the answers that it has not read. A single larger one
-    may come alone. For the answers, 0 means a quarter of --max-queue-bytes."""
+    """Bytes of one caller's running requests, likewise, and of the answers that it has not read, those of streams too.
+    A single larger one may come alone. For the answers, 0 means a quarter of --max-queue-bytes."""
 
     max_concurrent_streams: int = 1024
     """Calls that one connection may have running; the client holds further ones back until some have ended."""

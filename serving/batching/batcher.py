@@ -33,13 +33,19 @@ QUIET_TURNS = 4
 
 
 class Turn(asyncio.Lock):
-    """Whose turn it is on an engine that several graphs share: first come, first served, so busy graphs alternate.
+    """Whose turn it is on an engine that several graphs share: first come, first served, so busy graphs alternate."""
 
-    Attributes:
-        ends: when the running batch is expected to end, or the last one ended; seconds on the clock.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends = -math.inf
 
-    ends = -math.inf
+    def ends_at(self, moment: float) -> None:
+        """The batch that runs will have been computed then, or the last one was; seconds on the clock."""
+        self._ends = moment
+
+    def seconds_left(self, now: float) -> float:
+        """Until the batch that runs has been computed; 0 if none runs."""
+        return max(0.0, self._ends - now)
 
 
 class Batcher:
@@ -85,7 +91,6 @@ class Batcher:
         self._running: list[Piece] = []
         self.statistics = Statistics()
         self._observer = Guarded(observer or Unobserved())
-        self._reason = Reason.DRAINED  # of the next run
         self._arrival = asyncio.Event()
         self.failed = asyncio.Event()
         self._closed = False
@@ -125,7 +130,7 @@ class Batcher:
     def predict(self, rows: int) -> float:
         """Predicted seconds until `rows` rows that arrive now are computed, after what runs and waits."""
         now = self._time()
-        return max(0.0, self._turn.ends - now) + self._seconds_until(rows, now)
+        return self._turn.seconds_left(now) + self._seconds_until(rows, now)
 
     def check(self, rows: int, size: int, deadline: float | None = None, before: float = 0.0) -> None:
         """Raise what `submit` would raise at once, for rows that do not exist yet. Nothing is reserved.
@@ -197,7 +202,7 @@ class Batcher:
         if (refusal := self._queue.refusal(rows, size)) is not None:
             cause, text = refusal
             self._observer.refused(cause)
-            running = max(0.0, self._turn.ends - now)
+            running = self._turn.seconds_left(now)
             raise OverloadedError(text, retry_after=running + self._cost.seconds(self._queue.rows))
 
     def _latest_start(self, rows: int, now: float, deadline: float, before: float = 0.0) -> float:
@@ -208,7 +213,7 @@ class Batcher:
         if deadline == math.inf:
             return deadline
         own = self._predict(rows, now)
-        begins = max(before, self._turn.ends - now)
+        begins = max(before, self._turn.seconds_left(now))
         wait = begins + self._seconds_until(rows, now)
         # Under overload every request is admitted at the last possible moment. Without slack, one that then falls
         # behind its prediction has waited for nothing, and some computed answers reach their callers too late.
@@ -279,20 +284,21 @@ class Batcher:
 
     async def _compute_next(self, reason: Reason) -> None:
         now = self._time()
-        self._reason = Reason.FULL if self._queue.rows >= self._limits.max_batch_rows else reason
+        if self._queue.rows >= self._limits.max_batch_rows:
+            reason = Reason.FULL
         self._running, late = self._queue.take(now, lambda rows: self._predict(rows, now))
         for request in late:
             self._observer.refused(Refusal.DEADLINE_IN_QUEUE)
             self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
-        await self._halves.compute(self._running)
+        await self._halves.compute(self._running, reason)
         self._running = []
 
-    async def _attempt(self, pieces: list[Piece]) -> None:
-        """Run a batch and answer its callers, or raise what the engine raised."""
+    async def _attempt(self, pieces: list[Piece], reason: Reason) -> None:
+        """Run a batch, which is taken now for that reason, and answer its callers, or raise what the engine raised."""
         started = self._time()
         rows = sum([piece.stop - piece.start for piece in pieces])
         predicted = self._cost.seconds(rows)
-        self._turn.ends = started + predicted
+        self._turn.ends_at(started + predicted)
         batch = [piece.rows for piece in pieces]
         failure = ""
         try:
@@ -309,19 +315,17 @@ class Batcher:
             failure = CLOSED
             raise
         finally:
-            self._turn.ends = self._idle_since = self._time()
+            self._idle_since = self._time()
+            self._turn.ends_at(self._idle_since)
             seconds = self._idle_since - started
-            self._report(Run(pieces, rows, self._limits.max_batch_rows, self._reason, started, seconds, failure))
+            run = Run(pieces, rows, self._limits.max_batch_rows, reason, started, seconds, failure)
+            self._observer.computed(run)
         self._cost.measured(rows, seconds)
         self.statistics.ran(rows, seconds)
         for request in deliver(pieces, outputs, started, seconds):
             self._deadlines.forget(request)
         if brief:
             await asyncio.sleep(0)  # many brief batches in a row must not starve signals, deadlines and callers
-
-    def _report(self, run: Run) -> None:
-        self._reason = Reason.RETRY  # of what is left of this batch
-        self._observer.computed(run)
 
     def _predict(self, rows: int, now: float) -> float:
         """Predicted seconds for `rows` rows, for refusing deadlines; 0 if the engine has been idle for too long to say.

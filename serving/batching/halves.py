@@ -10,6 +10,7 @@ innocent callers in a failed batch get the error, too.
 from collections.abc import Awaitable, Callable
 
 from serving.batching.delivery import Piece
+from serving.batching.observer import Reason
 from vaeport.errors import UnavailableError
 
 ALLOWANCE = 64  # splits
@@ -19,27 +20,30 @@ class Halves:
     """Computes batches, and retries those that fail.
 
     Args:
-        attempt: computes pieces and answers their callers; raises what the engine raised. UnavailableError means that
-            the engine is lost, and is not retried.
+        attempt: computes pieces, taken for that reason, and answers their callers; raises what the engine raised.
+            UnavailableError means that the engine is lost, and is not retried.
         fail: gives the caller of a piece an error.
     """
 
     def __init__(
-        self, attempt: Callable[[list[Piece]], Awaitable[None]], fail: Callable[[Piece, Exception], None]
+        self, attempt: Callable[[list[Piece], Reason], Awaitable[None]], fail: Callable[[Piece, Exception], None]
     ) -> None:
         self._attempt = attempt
         self._fail = fail
         self._allowance = ALLOWANCE
 
-    async def compute(self, pieces: list[Piece]) -> None:
-        """Compute a batch; everyone in it has been served or has an error when this returns."""
+    async def compute(self, pieces: list[Piece], reason: Reason) -> None:
+        """Compute a batch; everyone in it has been served or has an error when this returns.
+
+        `reason` is why it is taken now; what is left of it after a failure is a retry.
+        """
         waiting = [pieces]
         while waiting:
             part = [piece for piece in waiting.pop() if not piece.request.done.done()]  # others left meanwhile
             if not part:
                 continue
             try:
-                await self._attempt(part)
+                await self._attempt(part, reason)
                 self._allowance = min(ALLOWANCE, self._allowance + 1)
             except UnavailableError as error:
                 self._fail_all([piece for rest in (part, *waiting) for piece in rest], error)
@@ -49,6 +53,7 @@ class Halves:
                 if not halves:
                     self._fail_all(part, error)
                 waiting += halves
+                reason = Reason.RETRY
 
     def _split(self, part: list[Piece]) -> list[list[Piece]]:
         """The halves to try, the first one last; none for a single caller, or if the allowance is used up."""

@@ -4,7 +4,6 @@ import datetime
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated
 
 import tyro
@@ -12,7 +11,7 @@ import tyro
 from serving.doctor import doors, machine
 from serving.doctor.models import examine_models, memory_needed
 from serving.settings import Settings, SettingsError
-from serving.supervisor.gpus import visible_gpus
+from serving.supervisor.launch import with_workers
 from vaeport import doctor as general
 from vaeport.findings import Finding, as_json, as_table, fail, failed, ok
 from vaeport.machine import affinity, read_limits, total_memory, usable_cores
@@ -25,8 +24,7 @@ def doctor(settings: Annotated[Settings, tyro.conf.OmitArgPrefixes], json: bool 
         settings: the server's settings.
         json: for machines: an object with `ok` and `findings`, each with name, level, text and advice.
     """
-    gpus = [] if settings.device == "cpu" else visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    settings = replace(settings, workers=settings.workers or len(gpus) or usable_cores())  # as the server does
+    settings, _ = with_workers(settings, os.environ)
     findings = list(examine(settings))
     print(as_json(findings) if json else as_table(findings))
     sys.exit(failed(findings))

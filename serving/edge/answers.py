@@ -1,12 +1,15 @@
 """A bound on unread answers: gRPC keeps answers in memory until their callers have read them, without a limit.
 
-An answer counts from the moment it is written out until its call has ended; gRPC holds it twice meanwhile. Only ending
-the connection can free it sooner: grpc.aio has no way to end a call whose message is being sent. A connection that
-reads nothing at all does not answer the server's pings either, and is closed for that.
+An answer counts from the moment it is written out until its call has ended; gRPC holds it twice meanwhile. The answers
+of a stream, several of which are made at a time, count while they wait to be sent and while they are sent; where there
+is no room, a stream makes no more. Only ending the connection can free an answer before it is read: grpc.aio has no way
+to end a call whose message is being sent. A connection that reads nothing at all does not answer the server's pings
+either, and is closed for that.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +17,7 @@ from vaeport.errors import OverloadedError
 
 COUNTED_BYTES = 16 * 1024  # smaller answers do not count: a call itself takes about as much
 RETRY_SECONDS = 0.1
+LOOK_SECONDS = 0.05  # between two looks of a stream for room: to wake all who wait at each answer would cost more
 
 
 class TooManyAnswersError(OverloadedError):
@@ -58,6 +62,24 @@ class Answers:
         caller = self._caller_of(context)
         self._add(caller, size)
         task.add_done_callback(partial(self._sent, caller, size))
+
+    @contextmanager
+    def held(self, context: object, size: int) -> Iterator[None]:
+        """Count an answer of a stream, of `size` bytes, for as long as this lasts."""
+        if size < COUNTED_BYTES:
+            yield
+            return
+        caller = self._caller_of(context)
+        self._add(caller, size)
+        try:
+            yield
+        finally:
+            self._add(caller, -size)
+
+    async def room(self, context: object) -> None:
+        """Wait until a stream of this caller may make another answer."""
+        while self.total >= self._most or (self._full and self._caller_of(context) in self._full):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _sent(self, caller: str, size: int, _task: object) -> None:
         self._add(caller, -size)

@@ -111,9 +111,11 @@ class GuardedServer:
         parse, serialise = handler.request_deserializer, _writer(handler.response_serializer)
         counted = not streaming or method.startswith(OURS)
         never = asyncio.Event()
-        answer = _stream(behaviour, serialise, self._draining if counted else never) if streaming else behaviour
+        answer = behaviour
         of_health = method.startswith(HEALTH)
         peers, answers = (None, None) if of_health else (self._peers, self._answers)
+        if streaming:
+            answer = _stream(behaviour, serialise, self._draining if counted else never, answers)
 
         async def guarded(request: Any, context: Any) -> Any:
             if counted:
@@ -211,14 +213,16 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
 
 
 def _stream(
-    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event
+    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event, answers: Answers | None
 ) -> Callable[[Any, Any], Awaitable[None]]:
     """A handler that writes the responses of an async generator one by one, until `ending` is set."""
 
     async def stream(request: Any, context: Any) -> None:
         async with contextlib.aclosing(behaviour(request, context)) as responses:  # close now, not at collection
             async for response in responses:
-                await context.write(serialise(response))
+                data = serialise(response)
+                with answers.held(context, len(data)) if answers is not None else contextlib.nullcontext():
+                    await context.write(data)
                 if ending.is_set():
                     raise UnavailableError("the server is stopping: this stream ends here")
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from vaeport.wire import MAX_AXES
 
@@ -35,6 +35,11 @@ async def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 def is_large(shape: Sequence[int]) -> bool:
     """Whether a received tensor is large, by the shape that it claims. Its reader checks what it really holds."""
     return len(shape) <= MAX_AXES and prod(shape) >= LARGE_BYTES
+
+
+def size_of(answer: Any) -> int:
+    """Bytes of an answer: a message, or one that has been written out."""
+    return len(answer.data) if type(answer) is Written else int(answer.ByteSize())
 
 
 @cache

@@ -68,14 +68,15 @@ class Edge:
         keep_strangers_out_of_the_log()
         self.locks = Locks(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
+        answers = answers_of(settings)
         self._guard = GuardedServer(
-            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers_of(settings)
+            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers
         )
         self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
-        vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits), guarded)
+        vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(core, limits, answers), guarded)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, guarded)
-        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, change)
+        servicer = InferenceServicer(core, self.health, settings, limits.max_request_rows, change, answers)
         add_to_server(servicer, self._guard)
         described = (module.DESCRIPTOR for module in (vae_pb2, inference_pb2, health_pb2, reflection_pb2))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
@@ -146,8 +147,11 @@ def answers_of(settings: Settings) -> Answers:
 
 
 def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:
-    """The most rows of a request: `most`, or as many as fit into a message, which may have up to 2 GiB in gRPC."""
-    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // _row_bytes(models))
+    """The most rows of a request: `most`, or as many as fit into a message, the request or its answer.
+
+    gRPC and protobuf take messages of up to 2 GiB.
+    """
+    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // max(_row_bytes(models), _answer_row_bytes(models)))
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:
@@ -159,3 +163,9 @@ def request_limits(core: Core) -> vae_pb2.Limits:
 
 def _row_bytes(models: Sequence[ModelInfo]) -> int:
     return max(4 * max(prod(model.image_shape), model.latent_dim) for model in models)
+
+
+def _answer_row_bytes(models: Sequence[ModelInfo]) -> int:
+    """Of the largest answers: all that the decoder gives, images with their latents, posteriors with draws of them."""
+    sizes = ((prod(model.image_shape), model.latent_dim) for model in models)
+    return max(4 * max(2 * image, image + latent, 3 * latent) for image, latent in sizes)

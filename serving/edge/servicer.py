@@ -2,15 +2,17 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.core import Core, Timings
+from serving.edge.answers import Answers
 from serving.edge.deadline import Context, deadline_of
 from serving.edge.large import LARGE_BYTES, Written, aside, is_large
-from serving.edge.streams import IN_FLIGHT, in_order
+from serving.edge.streams import within_limits
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
@@ -29,11 +31,18 @@ Response = TypeVar(
 
 
 class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
-    """The typed service."""
+    """The typed service.
 
-    def __init__(self, core: Core, limits: vae_pb2.Limits) -> None:
+    Args:
+        core: computes.
+        limits: of a request.
+        answers: on their way; streams make no more of them than there is room for.
+    """
+
+    def __init__(self, core: Core, limits: vae_pb2.Limits, answers: Answers) -> None:
         self._core = core
         self._limits = limits
+        self._answers = answers
 
     async def Info(self, request: vae_pb2.InfoRequest, context: object) -> vae_pb2.InfoResponse:
         models = self._core.info(request.model, request.version)
@@ -102,6 +111,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             first_row=request.first_row,
             temperature=request.temperature if request.HasField("temperature") else 1.0,
             deadline=deadline,
+            ready=partial(self._answers.room, context),
         )
         async with contextlib.aclosing(chunks):  # if the caller leaves, the chunk that is being computed is cancelled
             async for first_row, sampled in chunks:
@@ -113,7 +123,9 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
                     first_row=first_row,
                     timings=_timings(sampled.timings),
                 )
-                yield await _with_images(response, sampled.images, request.dtype)
+                response = await _with_images(response, sampled.images, request.dtype)
+                with self._answers.held(context, sampled.images.nbytes):  # the next chunk, which is computed meanwhile
+                    yield response
 
     async def Score(self, request: vae_pb2.ScoreRequest, context: Context) -> vae_pb2.ScoreResponse:
         deadline = deadline_of(context)
@@ -143,10 +155,12 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def EncodeStream(
         self, requests: AsyncIterator[vae_pb2.EncodeStreamRequest], context: Context
     ) -> AsyncGenerator[vae_pb2.EncodeStreamResponse, None]:
-        answers = in_order(requests, lambda request: self._encode(request, deadline_of(context)), IN_FLIGHT)
-        async with contextlib.aclosing(answers):
-            async for answer in answers:
-                yield vae_pb2.EncodeStreamResponse(**answer)
+        async def answer(request: vae_pb2.EncodeStreamRequest) -> vae_pb2.EncodeStreamResponse:
+            return vae_pb2.EncodeStreamResponse(**await self._encode(request, deadline_of(context)))
+
+        async with contextlib.aclosing(within_limits(requests, answer, self._answers, context)) as answers:
+            async for one in answers:
+                yield one
 
     async def _encode(
         self, request: vae_pb2.EncodeRequest | vae_pb2.EncodeStreamRequest, deadline: float | None

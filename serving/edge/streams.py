@@ -2,7 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TypeVar
+
+from serving.edge.answers import Answers
+from serving.edge.large import size_of
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -10,8 +15,16 @@ Answer = TypeVar("Answer")
 IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest are not read yet
 
 
+async def at_once() -> None:
+    """Wait for nothing."""
+
+
 async def in_order(
-    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Answer]], in_flight: int
+    requests: AsyncIterator[Request],
+    answer: Callable[[Request], Awaitable[Answer]],
+    in_flight: int,
+    ready: Callable[[], Awaitable[None]] = at_once,
+    waiting: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> AsyncGenerator[Answer, None]:
     """The answer to each request, in the order of the requests.
 
@@ -19,33 +32,45 @@ async def in_order(
         requests: read no faster than they are answered.
         answer: answers one request.
         in_flight: how many requests are answered at a time.
+        ready: awaited before a request that has been read is answered.
+        waiting: lasts while an answer waits for those before it.
 
     Raises:
         Exception: the error of the first request, in order, that fails, or of the reading; raised after the answers
             before it. The later requests are cancelled.
     """
-    running: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue()
+    running: asyncio.Queue[tuple[asyncio.Future[Answer], asyncio.Event] | None] = asyncio.Queue()
     room = asyncio.Semaphore(in_flight)
     started: set[asyncio.Future[Answer]] = set()
+
+    async def answered_in_turn(request: Request, turn: asyncio.Event) -> Answer:
+        answered = await answer(request)
+        with waiting(answered):
+            await turn.wait()
+        return answered
 
     async def read() -> None:
         try:
             await room.acquire()
             async for request in requests:
-                future = asyncio.ensure_future(answer(request))
+                await ready()
+                turn = asyncio.Event()
+                future = asyncio.ensure_future(answered_in_turn(request, turn))
                 started.add(future)
-                running.put_nowait(future)
+                running.put_nowait((future, turn))
                 await room.acquire()
             running.put_nowait(None)
         except Exception as error:  # an error has its place in the order, too
             failed: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             started.add(failed)
-            running.put_nowait(failed)
+            running.put_nowait((failed, asyncio.Event()))
 
     reader = asyncio.create_task(read())
     try:
-        while (future := await running.get()) is not None:
+        while (following := await running.get()) is not None:
+            future, turn = following
+            turn.set()
             answered = await future
             started.discard(future)
             room.release()
@@ -55,3 +80,11 @@ async def in_order(
         for future in started:
             future.cancel()
         await asyncio.gather(reader, *started, return_exceptions=True)
+
+
+def within_limits(
+    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Answer]], answers: Answers, context: object
+) -> AsyncGenerator[Answer, None]:
+    """As `in_order`, while there is room among the answers on their way; those that wait for their turn are of them."""
+    ready = partial(answers.room, context)
+    return in_order(requests, answer, IN_FLIGHT, ready, lambda one: answers.held(context, size_of(one)))

@@ -9,8 +9,16 @@ import logging
 import os
 from pathlib import Path
 
+from serving.metrics.catalogue import CATALOGUE
+
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # names the folder; read by prometheus_client when it is imported
-KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # prometheus_client's names for a process's files
+KINDS = sorted(  # prometheus_client's names for a process's files
+    {
+        f"gauge_{spec.over_workers}" if spec.kind == "gauge" else spec.kind
+        for spec in CATALOGUE
+        if spec.source == "worker"
+    }
+)
 BYTES = 64 * 1024  # the first size of a file; a model takes some 5 KB of it
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """From settings to a running server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -32,8 +32,7 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
     settings.check()
     check_start(settings)
     raise_file_limit()
-    gpus = [] if settings.device == "cpu" else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
-    settings = replace(settings, workers=settings.workers or _count(settings, gpus))
+    settings, gpus = with_workers(settings, environment)
     with reserved_address(settings) as address:
         notify = Notifier(environment.get("NOTIFY_SOCKET"))
         supervisor = Supervisor(settings, partial(work, settings, address, gpus), partial(_announce, address), notify)
@@ -41,9 +40,14 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
             return supervisor.run()
 
 
-def _count(settings: Settings, gpus: Sequence[str]) -> int:
-    """The default number of workers; a socket in the file system has one."""
-    return 1 if settings.listen else len(gpus) or usable_cores()
+def with_workers(settings: Settings, environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings with the actual number of workers, and the GPUs for them.
+
+    If nobody says how many, there is one for each GPU, or each core; a socket in the file system has one.
+    """
+    gpus = [] if settings.device == "cpu" else visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+    count = 1 if settings.listen else len(gpus) or usable_cores()
+    return replace(settings, workers=settings.workers or count), gpus
 
 
 def _announce(address: str) -> None:

@@ -6,6 +6,7 @@ from serving.supervisor.observed import HUNG
 from serving.supervisor.process import State, WorkerProcess
 
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
+FAILED_SECONDS = 5.0  # to end after it has said why; what a broken device holds may never come back from being freed
 KILL_AFTER_GRACE_SECONDS = 5.0
 LEAVING_AGES = 1.2  # times a connection's maximum age: how long a leaving worker may wait for the last one
 
@@ -20,6 +21,8 @@ def overdue(worker: WorkerProcess, settings: Settings, now: float, *, stopping: 
         stopping: the server is stopping, so a leaving worker waits for no connection.
         patient: no worker counts as hung, because the whole machine was paused a moment ago.
     """
+    if worker.failed_since is not None and now - worker.failed_since > FAILED_SECONDS:
+        return "has failed, and did not end in time"
     if worker.leaving_since is not None:
         asks = worker.state is State.LEAVING and not stopping
         limit = LEAVING_AGES * settings.max_connection_age_seconds if asks else 0.0

@@ -46,7 +46,9 @@ class WorkerProcess:
         leaving_since: when it was told to leave, or to stop; None before.
         beat: the last heartbeat.
         asked: open requests of callers, each Said.LOAD or Said.UNLOAD with a model's name.
-        failure: why it ends, in its own words; "" if it said nothing.
+        failure: why it ends, in its own words, or in ours if it was killed; "" if nobody said anything.
+        failed_since: when it said that it fails; None before.
+        killed: whether we have killed it, since it did not do in time what it should.
     """
 
     number: int
@@ -62,6 +64,8 @@ class WorkerProcess:
     beat: Heartbeat | None = None
     asked: list[tuple[Said, str]] = field(default_factory=list)
     failure: str = ""
+    failed_since: float | None = None
+    killed: bool = False
 
     @classmethod
     def start(cls, number: int, slot: int, packages: tuple[Path, ...], target: Target, now: float) -> "WorkerProcess":
@@ -137,7 +141,7 @@ class WorkerProcess:
         elif said is Said.BEAT:
             self.beat = about
         elif said is Said.FAILED:
-            self.failure = about
+            self.failure, self.failed_since = about, now
         elif said in (Said.LOAD, Said.UNLOAD):
             self.asked.append((said, about))
 

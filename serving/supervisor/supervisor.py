@@ -259,8 +259,8 @@ class Supervisor:
         stopping, patient = bool(self._stopping), now < self._patient_until
         for worker in self._workers():
             failure = overdue(worker, self._settings, now, stopping=stopping, patient=patient)
-            if failure and not worker.failure:
-                worker.failure = failure
+            if failure and not worker.killed:
+                worker.killed, worker.failure = True, worker.failure or failure
                 log.error("worker %d %s: it is killed", worker.number, failure)
                 worker.kill()
 

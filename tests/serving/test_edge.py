@@ -30,6 +30,7 @@ from tests.serving.toys import IMAGE_SHAPE, toy_model
 from vaeport import errors
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
+from vaeport.results import ModelInfo
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import from_tensor, to_tensor
 
@@ -109,13 +110,29 @@ async def test_images_too_large_for_1024_of_them_in_a_message_have_a_lower_limit
     large = dataclasses.replace(model, info=dataclasses.replace(model.info, image_shape=(3, 1024, 1024)))
     core = Core([large], max_request_rows=rows_of_a_message([large.info], 1024))
     limits = request_limits(core)
-    assert limits.max_request_rows == 170
-    with pytest.raises(InvalidInputError, match="count: expected at most 170 rows, got 171 rows"):
-        await core.sample("", "", 171, seed=1, first_row=0, temperature=1.0)
+    assert limits.max_request_rows == 85
+    with pytest.raises(InvalidInputError, match="count: expected at most 85 rows, got 86 rows"):
+        await core.sample("", "", 86, seed=1, first_row=0, temperature=1.0)
     assert limits.max_request_bytes < 2**31
     assert rows_of_a_message([model.info], 1024) == 1024
     Edge(core, free_address())
     await core.close()
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "latent_dim", "row_bytes"),
+    [
+        ((3, 1024, 1024), 128, 2 * 12 * 2**20),  # the decoder's images and their parameters
+        ((1, 1024, 1024), 3 * 2**20, 3 * 12 * 2**20),  # mean, log_var and latents
+    ],
+)
+def test_the_answer_to_the_largest_request_is_a_message(
+    image_shape: tuple[int, int, int], latent_dim: int, row_bytes: int
+) -> None:
+    small = ModelInfo("toy", "3", IMAGE_SHAPE, 2, "bernoulli", "sha256:0", ("Toy",))
+    info = dataclasses.replace(small, image_shape=image_shape, latent_dim=latent_dim)
+    rows = rows_of_a_message([small, info], 1024)
+    assert rows * row_bytes < 2**31 - 64 * 1024 <= (rows + 1) * row_bytes
 
 
 async def test_a_request_of_the_largest_size_fits(served: Served) -> None:

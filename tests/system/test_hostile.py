@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 
+from serving.edge.oip import grpc_service_pb2 as inference_pb2
 from tests.certificates import Authority
 from tests.http2 import (
     CONTINUATION,
@@ -40,6 +42,7 @@ from tests.http2 import (
 )
 from tests.support import ROOT, ServerProcess
 from vaeport.v1 import vae_pb2, vae_pb2_grpc
+from vaeport.wire import to_tensor
 
 MAY_GROW = 160 * 2**20  # bytes, of the process; what each attack sends is a multiple of it, or asks for one
 DEADLINE_SECONDS = 10.0  # of the honest client's calls, on a busy machine
@@ -47,6 +50,7 @@ SERVICE = b"/vaeport.v1.VaeService/"
 CALL = grpc_headers(SERVICE + b"Sample")
 OPEN = frame(HEADERS, END_HEADERS, 1, CALL)
 PADDED = 0x8
+LATENT_DIM = 5  # of the digits
 
 
 @pytest.fixture(scope="module")
@@ -345,12 +349,61 @@ def test_slow_readers_hold_up_nobody_and_nothing_piles_up_for_them(target: Serve
             connection = stack.enter_context(Connection.opened(target.address))
             connection.send(begin + frame(DATA, END_STREAM, 1, message(request)))
 
-        def rests() -> bool:
-            spent = sum(process.cpu_times()[:2])
-            time.sleep(0.2)
-            return sum(process.cpu_times()[:2]) - spent < 0.15
+        until(lambda: rests(process), "all wait for their readers, and nothing is computed for them any more")
 
-        until(rests, "all wait for their readers, and nothing is computed for them any more")
+
+def rests(process: psutil.Process) -> bool:
+    """Whether it spends next to no time."""
+    spent = sum(process.cpu_times()[:2])
+    time.sleep(0.2)
+    return sum(process.cpu_times()[:2]) - spent < 0.15
+
+
+def samples() -> tuple[bytes, list[bytes]]:
+    """Method and messages of a stream with 262 KB a chunk."""
+    request = vae_pb2.SampleStreamRequest(count=2**31, chunk_rows=1024)
+    return SERVICE + b"SampleStream", [request.SerializeToString()]
+
+
+def decoded() -> tuple[bytes, list[bytes]]:
+    """Of one with two answers of 524 KB; the requests fit into the window that a server gives at first."""
+    request = inference_pb2.ModelInferRequest(model_name="digits_decoder")
+    request.inputs.add(name="latent", datatype="FP32", shape=[1024, LATENT_DIM])
+    request.raw_input_contents.append(bytes(4 * 1024 * LATENT_DIM))
+    return b"/inference.GRPCInferenceService/ModelStreamInfer", 2 * [request.SerializeToString()]
+
+
+@pytest.mark.parametrize("stream", [samples, decoded])
+def test_streams_that_nobody_reads_take_no_more_memory_than_answers_may(
+    models: Path, start_server: Callable[..., ServerProcess], stream: Callable[[], tuple[bytes, list[bytes]]]
+) -> None:
+    """Sixty streams for each of the two would be over 60 MB."""
+    server = start_server("--models", str(models), "--max-queue-bytes", str(8 * 2**20))
+    process = worker_of(server)
+    path, messages = stream()
+    data = b"".join(message(each) for each in messages)
+    frames = b"".join(frame(DATA, 0, 1, data[at : at + 16_000]) for at in range(0, len(data), 16_000))
+    with grpc.insecure_channel(server.address) as channel:
+        stub = vae_pb2_grpc.VaeServiceStub(channel)
+        stub.Decode(vae_pb2.DecodeRequest(latents=to_tensor(np.zeros((1024, LATENT_DIM), np.float32))))  # it has grown
+        before = process.memory_info().rss
+        with contextlib.ExitStack() as stack:
+            for _ in range(60):
+                connection = stack.enter_context(Connection.opened(server.address))
+                connection.send(frame(HEADERS, END_HEADERS, 1, grpc_headers(path)) + frames)
+                time.sleep(0.05)  # the queue has room for all of them
+            until(lambda: rests(process), "all wait for their readers")
+            assert process.memory_info().rss - before < 32 * 2**20
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Sample(vae_pb2.SampleRequest(count=1), timeout=DEADLINE_SECONDS)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        def answered() -> bool:
+            with contextlib.suppress(grpc.RpcError):
+                return bool(stub.Sample(vae_pb2.SampleRequest(count=1), timeout=DEADLINE_SECONDS))
+            return False
+
+        until(answered, "those who have gone leave room")
 
 
 @pytest.fixture(scope="module")

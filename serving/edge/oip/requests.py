@@ -145,10 +145,7 @@ def _read_typed(
         raise InvalidInputError.of(field, expected=f"{prod(shape)} elements for {list(shape)}", got=f"{len(values)}")
     if name == "fp32_contents":
         return _floats(tensor.contents, len(values)).reshape(shape)
-    numbers = np.fromiter(values, np.uint32, len(values))
-    if (largest := numbers.max()) > np.iinfo(np.uint8).max:
-        raise InvalidInputError.of(field, expected="values of UINT8, at most 255", got=largest)
-    return numbers.astype(np.uint8).reshape(shape)
+    return _bytes(field, tensor.contents).reshape(shape)
 
 
 def _floats(contents: pb.InferTensorContents, count: int) -> NDArray[np.float32]:
@@ -160,3 +157,25 @@ def _floats(contents: pb.InferTensorContents, count: int) -> NDArray[np.float32]
     contents.DiscardUnknownFields()  # type: ignore[attr-defined]  # not in its stub; they would follow our floats
     data = contents.SerializeToString()
     return np.frombuffer(data, "<f4", offset=len(data) - 4 * count)
+
+
+def _bytes(field: str, contents: pb.InferTensorContents) -> NDArray[np.uint8]:
+    """The uint_contents, if nothing else is filled; all of them at once, as `_floats` does.
+
+    Written out they are a tag, a length and varints, 7 bits in each byte, the lowest first, and a high bit that says
+    that another byte follows (https://protobuf.dev/programming-guides/encoding/). So the first byte of a value of 8
+    bits is the value, and the second one, which follows from 128 on, is 1.
+
+    Raises:
+        InvalidInputError: a value has more than 8 bits.
+    """
+    contents.DiscardUnknownFields()  # type: ignore[attr-defined]  # as above
+    data = contents.SerializeToString()
+    end_of_length = next(index for index in range(1, len(data)) if data[index] < 128)
+    varints = np.frombuffer(data, np.uint8, offset=end_of_length + 1)
+    is_first: NDArray[np.bool_] = np.append(True, varints[:-1] < 128)
+    if (wrong := ~is_first & (varints != 1)).any():
+        index = int(is_first[: int(wrong.argmax())].sum()) - 1
+        got = contents.uint_contents[index]
+        raise InvalidInputError.of(field, expected="values of UINT8, at most 255", got=got)
+    return varints[is_first]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from serving.core import Core
+from serving.edge.answers import Answers
 from serving.edge.deadline import deadline_of, within
 from serving.edge.health import HealthServicer
 from serving.edge.large import LARGE_BYTES, aside, is_large
@@ -25,7 +26,7 @@ from serving.edge.oip.responses import (
 )
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
-from serving.edge.streams import IN_FLIGHT, in_order
+from serving.edge.streams import within_limits
 from serving.graphs import ServedGraph, graph_names
 from serving.repository import default_packages
 from serving.settings import Settings
@@ -33,6 +34,7 @@ from vaeport._version import __version__
 from vaeport.errors import InvalidInputError, NotFoundError, PackageError, UnavailableError
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+SLOW_VALUES = 16 * 1024  # of uint_contents, a third of a millisecond: protobuf writes them one by one
 WANTS_STATUS = ("triton_grpc_error", "true")
 
 
@@ -55,6 +57,7 @@ class InferenceServicer:
         settings: the server's settings.
         max_rows: the most rows of one request.
         change: asks for a reload with a model, or without it; None without a supervisor.
+        answers: unread answers; streams make no more of them than there is room for.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class InferenceServicer:
         settings: Settings,
         max_rows: int,
         change: Callable[[str, bool], None] | None,
+        answers: Answers,
     ) -> None:
         self._core = core
+        self._answers = answers
         self._health = health
         self._models = settings.models
         self._max_rows = max_rows
@@ -120,7 +125,7 @@ class InferenceServicer:
                 failure = failure_of(error, STREAM, request_id_of(sent))
                 return stream_error(request, f"{failure.code.name}: {failure.text}")
 
-        async with contextlib.aclosing(in_order(requests, answer, IN_FLIGHT)) as answers:
+        async with contextlib.aclosing(within_limits(requests, answer, self._answers, context)) as answers:
             async for one in answers:
                 yield one
 
@@ -170,7 +175,7 @@ class InferenceServicer:
     async def _infer(self, request: pb.ModelInferRequest, deadline: float | None, make: Make[Response]) -> Response:
         """Compute, and make the response; a large response is serialised already."""
         graph = self._core.graph(request.model_name, request.model_version)
-        if any(is_large(tensor.shape) for tensor in request.inputs[:1]):
+        if any(_is_slow(tensor) for tensor in request.inputs[:1]):
             wanted = await aside(read_request, request, graph.spec)
         else:
             wanted = read_request(request, graph.spec)
@@ -181,6 +186,11 @@ class InferenceServicer:
 
     def _is_ready(self, graph: ServedGraph) -> bool:
         return self._health.is_ready(graph.info.name)
+
+
+def _is_slow(tensor: pb.ModelInferRequest.InferInputTensor) -> bool:
+    """Whether reading it would hold up the loop."""
+    return is_large(tensor.shape) or len(tensor.contents.uint_contents) >= SLOW_VALUES
 
 
 def _check_repository(name: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from serving.batching.delivery import Batched, Piece, Request, Rows
 from serving.batching.halves import ALLOWANCE, Halves
+from serving.batching.observer import Reason
 from tests.serving.batching.toys import ToyEngine, assert_own_rows, batching, rows, start
 from vaeport.errors import UnavailableError
 
@@ -19,10 +20,12 @@ class Attempts:
     def __init__(self, guilty: Collection[int] = (), error: type[Exception] = RuntimeError) -> None:
         self.guilty, self.error = guilty, error
         self.sizes: list[int] = []
+        self.reasons: list[Reason] = []
         self.halves = Halves(self.attempt, lambda piece, error: piece.request.done.set_exception(error))
 
-    async def attempt(self, pieces: list[Piece]) -> None:
+    async def attempt(self, pieces: list[Piece], reason: Reason) -> None:
         self.sizes.append(len(pieces))
+        self.reasons.append(reason)
         await asyncio.sleep(0)
         if any(piece.start in self.guilty for piece in pieces):
             raise self.error("broken")
@@ -35,7 +38,7 @@ class Attempts:
         pieces = [
             Piece(Request(np.zeros(1), 1, 0.0, 0.0, loop.create_future()), caller, caller + 1) for caller in callers
         ]
-        await self.halves.compute(pieces)
+        await self.halves.compute(pieces, Reason.FULL)
         assert all(piece.request.done.done() for piece in pieces)
         return {piece.start for piece in pieces if piece.request.done.exception() is not None}
 
@@ -50,6 +53,7 @@ async def test_one_guilty_caller_of_256_costs_16_more_runs() -> None:
     attempts = Attempts({77})
     await attempts.batch(range(256))
     assert len(attempts.sizes) == 1 + 16
+    assert attempts.reasons == [Reason.FULL] + 16 * [Reason.RETRY]
 
 
 async def test_a_guilty_caller_alone_is_not_tried_twice() -> None:
@@ -95,10 +99,10 @@ async def test_a_lost_engine_is_not_tried_again() -> None:
 async def test_an_engine_lost_during_the_retries_fails_whoever_is_left() -> None:
     attempts = Attempts({0})
 
-    async def lost(pieces: list[Piece]) -> None:
+    async def lost(pieces: list[Piece], reason: Reason) -> None:
         if attempts.sizes == [8, 4, 2, 1, 1]:
             raise UnavailableError("lost")
-        await attempts.attempt(pieces)
+        await attempts.attempt(pieces, reason)
 
     attempts.halves = Halves(lost, lambda piece, error: piece.request.done.set_exception(error))
     assert await attempts.batch(range(8)) == {0, 2, 3, 4, 5, 6, 7}

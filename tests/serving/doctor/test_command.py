@@ -1,5 +1,6 @@
 """`python -m serving doctor`, as it is typed."""
 
+import importlib
 import json
 import socket
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serving.doctor.command import check_settings
+import pytest
+
+from serving.doctor.command import check_settings, doctor
 from serving.settings import Settings
 from tests.support import ROOT
 
@@ -29,6 +32,16 @@ def test_a_set_up_that_would_start_is_well(models: Path) -> None:
         findings
     )
     assert findings["model digits"]["level"] == "ok"
+
+
+def test_a_socket_in_the_file_system_has_one_worker_as_in_the_server(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.import_module("serving.supervisor.launch"), "usable_cores", lambda: 8)
+    settings = Settings(models=models, listen=f"unix:{tmp_path}/socket", device="cpu")
+    with pytest.raises(SystemExit) as ended:
+        doctor(settings, json=True)
+    assert not ended.value.code, capsys.readouterr().out
 
 
 def test_what_would_fail_is_all_told_at_once(models: Path) -> None:

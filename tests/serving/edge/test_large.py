@@ -39,17 +39,21 @@ def count_everything_as_large(
 ) -> list[str]:
     """In these modules; what was called on the thread."""
     called: list[str] = []
-    aside = large.aside
-
-    async def watched(function: Callable[..., Any], *args: Any) -> Any:
-        called.append(getattr(function, "__name__", "held"))
-        return await aside(function, *args)
-
     for module in modules:
         monkeypatch.setattr(module, "LARGE_BYTES", 0)
-        monkeypatch.setattr(module, "aside", watched)
+        monkeypatch.setattr(module, "aside", watched(called))
     monkeypatch.setattr(large, "LARGE_BYTES", 0)
     return called
+
+
+def watched(called: list[str]) -> Callable[..., Any]:
+    """`aside`, which notes what is called."""
+
+    async def aside(function: Callable[..., Any], *args: Any) -> Any:
+        called.append(getattr(function, "__name__", "held"))
+        return await large.aside(function, *args)
+
+    return aside
 
 
 async def answers(served: Served) -> list[Any]:
@@ -88,6 +92,23 @@ async def test_large_messages_hold_what_small_ones_do(monkeypatch: pytest.Monkey
         called = count_everything_as_large(monkeypatch)
         assert [*await answers(served), *await inferred(served)] == expected
     assert set(called) == {"FromString", "from_tensor", "_written", "read_request", "written"}
+
+
+@pytest.mark.parametrize(("rows", "thread"), [(2730, []), (2731, ["read_request"])])
+async def test_many_bytes_one_by_one_are_read_on_the_thread(
+    monkeypatch: pytest.MonkeyPatch, rows: int, thread: list[str]
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(oip_servicer, "aside", watched(called))
+    request = pb.ModelInferRequest(model_name="toy_encoder")
+    request.inputs.add(name="image", datatype="UINT8", shape=[rows, *IMAGE_SHAPE])
+    request.inputs[0].contents.uint_contents.extend([200] * (6 * rows))
+    async with serving(toy_model()) as served:
+        infer_call: Any = served.channel.unary_unary(
+            f"/{SERVICE}/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
+        )
+        assert "at most 1024 rows" in await infer_call(request).details()
+    assert called == thread
 
 
 async def test_a_large_message_that_is_malformed_is_refused_like_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:

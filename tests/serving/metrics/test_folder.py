@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serving.metrics.folder import MetricsFolder
-from serving.metrics.room import has_room
+from serving.metrics.room import KINDS, has_room
 from tests.serving.metrics.reading import Samples, histogram, samples_of, value
 from tests.support import ROOT
 
@@ -30,6 +30,17 @@ for line in sys.stdin:
         method.ended(None, "OK", 0.003)
     recorder.write()
     print("counted", flush=True)
+"""
+
+EVERYTHING = """
+from prometheus_client import CollectorRegistry
+from serving.metrics import catalogue, made
+metrics = made.Made(CollectorRegistry())
+for spec in catalogue.CATALOGUE:
+    if spec.source == "worker":
+        metric = getattr(metrics, spec.kind)(spec)
+        if spec.labels:
+            metric.labels(*spec.labels)
 """
 
 
@@ -218,4 +229,10 @@ def test_a_process_without_room_for_its_files_does_not_begin_them(
     assert has_room(tmp_path, worker.pid)
     worker.count(3)
     assert calls(scrape_once(MetricsFolder(tmp_path))) == 3
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == len(KINDS)
+
+
+def test_files_are_made_beforehand_for_every_metric_of_a_worker(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", EVERYTHING]
+    subprocess.run(command, cwd=ROOT, env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}, check=True, timeout=60)
+    assert sorted(file.name.rsplit("_", 1)[0] for file in tmp_path.iterdir()) == KINDS

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from serving.settings import Settings
-from serving.supervisor.overdue import START_SECONDS, overdue
+from serving.supervisor.overdue import FAILED_SECONDS, START_SECONDS, overdue
 from serving.supervisor.process import State, WorkerProcess
 
 SETTINGS = Settings(models=Path("models"), hang_seconds=30.0, lame_duck_seconds=1.0, grace=10.0)
 PROCESS: Any = None  # nobody looks at it
 WORKER = WorkerProcess(0, 0, (), PROCESS, None, since=0.0, heard=0.0)
+FAILED = replace(WORKER, failure="the self-test failed", failed_since=0.0)
 SERVING = replace(WORKER, state=State.SERVING)
 STOPPED = replace(SERVING, state=State.LEAVING, leaving_since=0.0, heard=1e9)
 
@@ -24,6 +25,8 @@ STOPPED = replace(SERVING, state=State.LEAVING, leaving_since=0.0, heard=1e9)
         (WORKER, START_SECONDS + 1, f"did not load in {START_SECONDS:g} s"),
         (SERVING, 30.0, ""),
         (SERVING, 31.0, "31.0 s"),
+        (FAILED, FAILED_SECONDS, ""),
+        (FAILED, FAILED_SECONDS + 1, "has failed, and did not end in time"),
         (STOPPED, 16.0, ""),
         (STOPPED, 16.1, "did not end in time"),
     ],

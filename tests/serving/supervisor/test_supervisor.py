@@ -177,7 +177,12 @@ def test_watching_takes_up_a_new_version_a_pin_and_a_withdrawal(start: Start, mo
 
 
 @pytest.mark.parametrize(
-    ("nature", "why"), [("refused", "the self-test failed"), ("dies loading", "ended with status 3")]
+    ("nature", "why"),
+    [
+        ("refused", "the self-test failed"),
+        ("refused and stays", "the self-test failed"),
+        ("dies loading", "ended with status 3"),
+    ],
 )
 def test_a_version_that_cannot_be_loaded_never_serves(start: Start, models: Path, nature: str, why: str) -> None:
     toy = start("--workers", "2")
@@ -254,6 +259,14 @@ def test_a_start_that_fails_says_why(start: Start, models: Path) -> None:
     toy = start("--workers", "2")
     assert toy.end() == 1
     toy.saw("^error: a worker ended with status 3 before it was ready; see its log above$")
+
+
+def test_a_worker_that_has_said_why_it_fails_and_does_not_end_is_killed(start: Start, models: Path) -> None:
+    package(models, 2, "refused and stays")
+    toy = start("--workers", "1")
+    assert toy.end() == 1
+    toy.saw("worker 0 has failed, and did not end in time: it is killed")
+    toy.saw("^error: the self-test failed$")
 
 
 def test_a_crash_loop_ends_with_the_reason(start: Start, models: Path) -> None:

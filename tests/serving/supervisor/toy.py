@@ -29,6 +29,9 @@ def toy_work(slot: int, packages: tuple[Path, ...], channel: Connection) -> None
     if nature == "refused" or nature == f"refused in slot {slot}":
         channel.send((Said.FAILED, "the self-test failed"))
         sys.exit(1)
+    if nature == "refused and stays":
+        channel.send((Said.FAILED, "the self-test failed"))
+        time.sleep(60)
     if nature == "dies loading":
         os._exit(3)
     if nature == "loads slowly":

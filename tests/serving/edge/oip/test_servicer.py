@@ -17,6 +17,7 @@ from grpc import aio
 from serving.batching.delivery import Rows
 from serving.core import Core
 from serving.edge import Edge
+from serving.edge.answers import Answers
 from serving.edge.health import HealthServicer
 from serving.edge.oip import SERVICE, InferenceServicer
 from serving.edge.oip import grpc_service_pb2 as pb
@@ -32,6 +33,7 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import from_tensor, to_tensor
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+ANSWERS = Answers(2**40, 2**40, lambda _: "anybody")
 IMAGES = np.random.default_rng(0).random((3, 1, 2, 3), np.float32)
 
 
@@ -112,7 +114,7 @@ async def test_a_server_is_alive_and_ready_and_says_what_it_is(served: Served) -
 
 
 async def test_several_workers_do_not_claim_to_have_statistics(served: Served) -> None:
-    servicer = InferenceServicer(served.core, served.edge.health, Settings(workers=2), 1024, None)
+    servicer = InferenceServicer(served.core, served.edge.health, Settings(workers=2), 1024, None, ANSWERS)
     metadata = await servicer.ServerMetadata(pb.ServerMetadataRequest(), None)
     assert list(metadata.extensions) == ["model_configuration"]
 
@@ -363,7 +365,7 @@ class Reloading:
             (models / name / "1").mkdir(parents=True)
         self.asked: list[tuple[str, bool]] = []
         self.health = HealthServicer(VAE_SERVICE, ["toy"])
-        self.servicer = InferenceServicer(core, self.health, Settings(models=models), 1024, self.change)
+        self.servicer = InferenceServicer(core, self.health, Settings(models=models), 1024, self.change, ANSWERS)
 
     def change(self, model: str, wanted: bool) -> None:
         self.asked.append((model, wanted))
@@ -420,7 +422,7 @@ async def test_a_load_that_cannot_be_done_asks_for_nothing(reloading: Reloading,
 
 
 async def test_where_nobody_can_reload_load_is_unavailable(served: Served) -> None:
-    servicer = InferenceServicer(served.core, served.edge.health, Settings(), 1024, None)
+    servicer = InferenceServicer(served.core, served.edge.health, Settings(), 1024, None, ANSWERS)
     with pytest.raises(UnavailableError, match="this server has no supervisor that could reload it"):
         await servicer.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="toy"), None)
 
