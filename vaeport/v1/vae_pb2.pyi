@@ -6,25 +6,25 @@ The contract of a vaeport server: everything a client author needs.
 TENSORS. Arrays travel as raw bytes, row-major, little-endian, without padding. Rows are the first axis. Images are
 [rows, channels, height, width], latents, means and log-variances are [rows, latent_dim].
 
-MODELS. Every request names `model` and `version`. An empty version means the default one (the newest, or the one
-that is pinned). An empty model means the server's default model, or its only one; with several models and no default
-the call fails with INVALID_ARGUMENT and the names. Every response says in `version` which package answered.
+MODELS. Every request names `model` and `version`. An empty version means the default one (the newest, or the pinned
+one). An empty model means the server's default model, or its only one; with several models and no default the call
+fails with INVALID_ARGUMENT, and the text lists the names. `version` in every response says which package answered.
 
 STATUS. All calls are idempotent: the same request (with a seed, where there is one) gives the same answer.
   INVALID_ARGUMENT    a bad dtype, shape, byte length, value (NaN, infinite, out of range), zero or too many rows, or
-                      bytes that are no message. The text names the field, what was expected and what came.
-  NOT_FOUND           no such model or version; the text names what there is.
-  RESOURCE_EXHAUSTED  the queue is full, in rows or bytes. The status details hold a google.rpc.RetryInfo and the trailing metadata
-                      `grpc-retry-pushback-ms`: wait that long before the next try. (Without them: a message over a
-                      size limit; trying again will not help.)
-  DEADLINE_EXCEEDED   the deadline passed, or cannot be met: by what batches have been costing, the answer would come
-                      too late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
-  UNAVAILABLE         starting, draining or gone. Try again, here or elsewhere.
+                      bytes that are not a message. The text names the field, what was expected and what was received.
+  NOT_FOUND           no such model or version; the text names those that exist.
+  RESOURCE_EXHAUSTED  the queue is full, in rows or bytes. The status details hold a google.rpc.RetryInfo, and the
+                      trailing metadata `grpc-retry-pushback-ms`: wait that long before the next try. (Without them:
+                      a message over a size limit; trying again will not help.)
+  DEADLINE_EXCEEDED   the deadline passed, or cannot be met: by the measured cost of batches, the answer would be too
+                      late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
+  UNAVAILABLE         the server is starting, draining or gone. Try again, here or elsewhere.
   UNIMPLEMENTED       this server does not offer the call.
-  INTERNAL            a defect of the server. The text holds the request id, which is in its log.
+  INTERNAL            a defect of the server. The text holds the request id, which is also in the server's log.
 
-REQUEST ID. Every error has one in the trailing metadata `x-request-id`: what the caller has sent in the metadata of
-that name, if that is 1 to 128 visible ASCII characters, else one of the server's.
+REQUEST ID. Every error has one in the trailing metadata `x-request-id`: the caller's metadata of that name, if it is
+1 to 128 visible ASCII characters, else an id from the server.
 
 HEALTH. grpc.health.v1.Health on the same port knows the services "" and "vaeport.v1.VaeService", which serve while every
 model is ready, and "vaeport.v1.VaeService/NAME" for each model.
@@ -111,7 +111,7 @@ class Timings(_message.Message):
     COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
     BATCH_ROWS_FIELD_NUMBER: _builtins.int
     queue_seconds: _builtins.float
-    """From arrival until the engine began with the first row, in seconds."""
+    """From arrival until the engine started on the first row, in seconds."""
     compute_seconds: _builtins.float
     """Inside the engine, in seconds. Shared by all the rows of the batch."""
     batch_rows: _builtins.int
@@ -241,9 +241,9 @@ Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
 
 @_typing.final
 class Preprocessing(_message.Message):
-    """What training did to an image file before the network saw it, for every client to do the same, in this order: turn it
-    upright by its EXIF orientation; convert it to `channels`; bring it to `height` and `width` by `crop`; divide by
-    `scale`; and with binarization "threshold", 1 above a half, else 0. docs/package-format.md has each step exactly.
+    """How training prepared an image file. Every client must do the same, in this order: turn it upright by its EXIF
+    orientation; convert it to `channels`; bring it to `height` and `width` by `crop`; divide by `scale`; and with
+    binarization "threshold", 1 above a half, else 0. docs/package-format.md has each step exactly.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -260,11 +260,11 @@ class Preprocessing(_message.Message):
     channels: _builtins.int
     """1 (grey) or 3 (red, green, blue)."""
     crop: _builtins.str
-    """"none": every image had this size, and another one is an error. "center": the middle was cut out of the larger
-    side. "pad": black was put around the smaller one.
+    """"none": every image had this size, and another one is an error. "center": the middle was cut out of the longer
+    side. "pad": the shorter side was padded with black.
     """
     scale: _builtins.float
-    """A stored pixel value divided by it is in [0, 1]."""
+    """A stored pixel value divided by `scale` is in [0, 1]."""
     binarization: _builtins.str
     """"none", "threshold", or "dynamic" and "static": the network saw 1 with the pixel as its probability, else 0; send
     the pixel.
@@ -294,9 +294,9 @@ class Limits(_message.Message):
     MAX_REQUEST_ROWS_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
     max_request_rows: _builtins.int
-    """Rows in one request, at most."""
+    """Most rows in one request."""
     max_request_bytes: _builtins.int
-    """Size of one request message, in bytes, at most."""
+    """Largest size of one request message, in bytes."""
     def __init__(
         self,
         *,
@@ -327,7 +327,7 @@ class EncodeRequest(_message.Message):
     first_row + i of the seed's normals (docs/sampling.md).
     """
     first_row: _builtins.int
-    """For a caller that sends a large array in pieces: the index of the first image of this piece."""
+    """For a caller that sends a large array in parts: the index of the first image of this part."""
     @_builtins.property
     def images(self) -> Global___Tensor:
         """UINT8, or FLOAT32 or FLOAT16 in [0, 1]."""
@@ -480,11 +480,11 @@ class SampleRequest(_message.Message):
     seed: _builtins.int
     """Absent: the server chooses one and returns it."""
     first_row: _builtins.int
-    """Image i depends on the seed and on first_row + i alone: count = 100 equals first_row = 0, count = 60 followed by
+    """Image i depends only on the seed and on first_row + i: count = 100 equals first_row = 0, count = 60 followed by
     first_row = 60, count = 40. first_row + count must not exceed 2^64.
     """
     temperature: _builtins.float
-    """Standard deviation of the prior that is drawn from, 0 to 1e6; absent means 1. 0 gives the image of the prior's mean."""
+    """Standard deviation of the latents' prior, 0 to 1e6; absent means 1. 0 gives the image of the prior's mean."""
     dtype: Global___DType.ValueType
     """As in DecodeRequest."""
     return_latents: _builtins.bool
@@ -581,7 +581,7 @@ class SampleStreamRequest(_message.Message):
     dtype: Global___DType.ValueType
     return_latents: _builtins.bool
     chunk_rows: _builtins.int
-    """Images in one response, at most; 0 leaves it to the server."""
+    """Most images in one response; 0 leaves it to the server."""
     def __init__(
         self,
         *,
@@ -773,7 +773,9 @@ class ScoreResponse(_message.Message):
     model: _builtins.str
     version: _builtins.str
     setting: _builtins.str
-    """Which data the numbers are about, for they do not compare: "binary"; "grey" if at least one image is; "gaussian"."""
+    """The kind of data the numbers are for, since kinds cannot be compared: "binary"; "grey" if at least one image is;
+    "gaussian".
+    """
     seed: _builtins.int
     @_builtins.property
     def reconstruction(self) -> Global___Tensor:
@@ -798,8 +800,8 @@ class ScoreResponse(_message.Message):
     def timings(self) -> Global___Timings: ...
     @_builtins.property
     def percentile(self) -> Global___Tensor:
-        """FLOAT32 [rows], 0 to 100: the share of the held-out images whose ELBO was lower; near 0 is an anomaly. NaN for an
-        image that is grey where the model was trained on binary pixels. Absent where the package keeps no such figures.
+        """FLOAT32 [rows], 0 to 100: the share of the held-out images whose ELBO was lower; near 0 is an anomaly. NaN for a
+        grey image if the model was trained on binary pixels. Absent if the package has no such figures.
         """
 
     def __init__(

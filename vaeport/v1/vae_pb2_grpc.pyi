@@ -6,25 +6,25 @@ The contract of a vaeport server: everything a client author needs.
 TENSORS. Arrays travel as raw bytes, row-major, little-endian, without padding. Rows are the first axis. Images are
 [rows, channels, height, width], latents, means and log-variances are [rows, latent_dim].
 
-MODELS. Every request names `model` and `version`. An empty version means the default one (the newest, or the one
-that is pinned). An empty model means the server's default model, or its only one; with several models and no default
-the call fails with INVALID_ARGUMENT and the names. Every response says in `version` which package answered.
+MODELS. Every request names `model` and `version`. An empty version means the default one (the newest, or the pinned
+one). An empty model means the server's default model, or its only one; with several models and no default the call
+fails with INVALID_ARGUMENT, and the text lists the names. `version` in every response says which package answered.
 
 STATUS. All calls are idempotent: the same request (with a seed, where there is one) gives the same answer.
   INVALID_ARGUMENT    a bad dtype, shape, byte length, value (NaN, infinite, out of range), zero or too many rows, or
-                      bytes that are no message. The text names the field, what was expected and what came.
-  NOT_FOUND           no such model or version; the text names what there is.
-  RESOURCE_EXHAUSTED  the queue is full, in rows or bytes. The status details hold a google.rpc.RetryInfo and the trailing metadata
-                      `grpc-retry-pushback-ms`: wait that long before the next try. (Without them: a message over a
-                      size limit; trying again will not help.)
-  DEADLINE_EXCEEDED   the deadline passed, or cannot be met: by what batches have been costing, the answer would come
-                      too late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
-  UNAVAILABLE         starting, draining or gone. Try again, here or elsewhere.
+                      bytes that are not a message. The text names the field, what was expected and what was received.
+  NOT_FOUND           no such model or version; the text names those that exist.
+  RESOURCE_EXHAUSTED  the queue is full, in rows or bytes. The status details hold a google.rpc.RetryInfo, and the
+                      trailing metadata `grpc-retry-pushback-ms`: wait that long before the next try. (Without them:
+                      a message over a size limit; trying again will not help.)
+  DEADLINE_EXCEEDED   the deadline passed, or cannot be met: by the measured cost of batches, the answer would be too
+                      late, so the call ends at once and nothing is computed for it. Set a deadline on every call.
+  UNAVAILABLE         the server is starting, draining or gone. Try again, here or elsewhere.
   UNIMPLEMENTED       this server does not offer the call.
-  INTERNAL            a defect of the server. The text holds the request id, which is in its log.
+  INTERNAL            a defect of the server. The text holds the request id, which is also in the server's log.
 
-REQUEST ID. Every error has one in the trailing metadata `x-request-id`: what the caller has sent in the metadata of
-that name, if that is 1 to 128 visible ASCII characters, else one of the server's.
+REQUEST ID. Every error has one in the trailing metadata `x-request-id`: the caller's metadata of that name, if it is
+1 to 128 visible ASCII characters, else an id from the server.
 
 HEALTH. grpc.health.v1.Health on the same port knows the services "" and "vaeport.v1.VaeService", which serve while every
 model is ready, and "vaeport.v1.VaeService/NAME" for each model.
