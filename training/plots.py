@@ -75,9 +75,10 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
 
 def reconstructions(model: VAE, shown: Images, dataset: Dataset) -> Figure:
     """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
-    images = next(ordered(shown, dataset, CPU))[: 3 * COLUMNS]
+    first = shown.take(np.arange(min(3 * COLUMNS, len(shown))))
+    images = torch.cat(list(ordered(first, dataset, CPU)))
     with torch.inference_mode():
-        restored = _decode(model, model.encode(images)[0], dataset.image_shape)
+        restored = _decode(model, _posterior(model, first, dataset).mean, dataset.image_shape)
     rows = []
     for start in range(0, len(images), COLUMNS):
         rows += [images[start : start + COLUMNS].numpy(), restored[start : start + COLUMNS]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import data, vae_loss
+from training import data, loop, vae_loss
 from training.config import Config
 from training.errors import DivergedError, RunError
 from training.initial import streams
@@ -219,6 +219,40 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path: Path, 
         run = open_run(parts_config.run)
     parts, _ = trained(dataclasses.replace(parts_config, resume=True), dataset)
     assert_same_training(whole, parts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"binarization": "dynamic"}])
+def test_an_epoch_that_could_not_be_judged_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    whole_config, parts_config = (config_for(tmp_path / name, **changes) for name in ("whole", "parts"))
+    dataset = data.load(whole_config, tmp_path)
+    whole, _ = trained(whole_config, dataset)
+    run, _ = trained(dataclasses.replace(parts_config, epochs=1), dataset)
+    resumed = dataclasses.replace(parts_config, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "evaluate", without_memory)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            trained(resumed, dataset)
+    _, header = read_tensors(run.path / STATE)
+    assert (header["step"], len(header["rows"])) == (13, 1)  # all steps of the second epoch
+    parts, _ = trained(resumed, dataset)
+    assert_same_training(whole, parts)
+
+
+def without_memory(*_arguments: object) -> Metrics:
+    raise RuntimeError("can't allocate memory")
+
+
+def test_ruined_weights_that_could_not_be_judged_are_not_kept(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path / "run", epochs=1, lr=1e20)
+    run = create_run(config, digits, "cpu")
+    monkeypatch.setattr(loop, "evaluate", without_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        train(config, digits, run, CPU)
+    assert not (run.path / STATE).exists()
 
 
 def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, digits: data.Dataset) -> None:

@@ -58,6 +58,17 @@ def test_pictures_show_held_out_images_of_all_classes(digits_run: Path, monkeypa
     assert sorted(labels) == sorted(dataset.test.labels)
 
 
+def test_thirty_reconstructions_are_shown_of_images_that_are_evaluated_one_at_a_time(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, dataset = open_run(digits_run), load(Config(), Path("/nowhere"))
+    rows: list[int] = []
+    monkeypatch.setattr("training.batches.EVALUATION_PIXELS", 1)
+    monkeypatch.setattr(plots, "_tiles", lambda shown, _title: rows.extend(map(len, shown)))
+    plots.reconstructions(run.load_model()[0], dataset.test, dataset)
+    assert rows == [plots.COLUMNS] * 6
+
+
 def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:
     assert [each.get_title() for each in losses([row(1, 0.0)], autoencoder=True).axes] == ["Reconstruction"]
 
