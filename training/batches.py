@@ -8,7 +8,8 @@ from torch import Tensor
 
 from training.data import Dataset, Images, binarize
 
-GATHERED_BATCHES = 64
+GATHERED_BATCHES = 64  # at most
+GATHERED_BYTES = 2**26  # of them together, as they came
 EVALUATION_ROWS = 1000  # images times latents each, at most
 EVALUATION_PIXELS = (
     2**20
@@ -29,7 +30,8 @@ def shuffled(images: Images, pixels: Tensor | None, order: Tensor, batch_size: i
     """
     if not len(order):  # the epoch has been taken and not judged; `split` would make a batch of nothing
         return
-    for block in order.split(GATHERED_BATCHES * batch_size):  # type: ignore[no-untyped-call]
+    batches = max(1, min(GATHERED_BATCHES, GATHERED_BYTES // (batch_size * images.pixels[:1].nbytes)))
+    for block in order.split(batches * batch_size):  # type: ignore[no-untyped-call]
         gathered = torch.from_numpy(images.rows(block.numpy())) if pixels is None else pixels[block.to(pixels.device)]
         yield from gathered.split(batch_size)  # type: ignore[no-untyped-call]
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -254,7 +255,8 @@ def _resident(images: Images, device: torch.device) -> Tensor | None:
         return None
     if device.type == "cuda" and images.pixels.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    return torch.tensor(images.pixels, device=device)
+    # Not copied on the CPU, unless nobody may write to it (of which PyTorch warns); nothing here does.
+    return torch.from_numpy(np.require(images.pixels, requirements=["C", "W"])).to(device)
 
 
 def _diverged(bad: list[str], step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> DivergedError:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import evaluation_rows, ordered
+from training.batches import evaluation_rows, ordered, shuffled
 from training.data import Dataset, Images
 from training.data.dataset import Preprocessing
 
@@ -27,3 +27,21 @@ def test_images_are_evaluated_a_thousand_at_a_time_and_large_ones_by_their_pixel
 def test_batches_are_smaller_by_the_latents_of_an_image(samples: int, sizes: list[int]) -> None:
     dataset = dataset_of(40, 256)
     assert [len(batch) for batch in ordered(dataset.test, dataset, CPU, samples)] == sizes
+
+
+@pytest.mark.parametrize("most", [1, 7 * 64, 2**26])  # bytes: a batch, seven images, all of them
+def test_what_is_gathered_at_a_time_is_bounded_and_changes_no_batch(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    images = Images(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), None)
+    order, gathered = torch.randperm(40), []
+    rows = Images.rows
+    monkeypatch.setattr("training.batches.GATHERED_BYTES", most)
+    monkeypatch.setattr(Images, "rows", lambda self, index: gathered.append(len(index)) or rows(self, index))
+    batches = list(shuffled(images, None, order, 3))
+    assert [len(batch) for batch in batches] == [3] * 13 + [1]
+    assert torch.equal(torch.cat(batches), torch.from_numpy(images.pixels)[order])
+    assert max(gathered) == {1: 3, 7 * 64: 6, 2**26: 40}[most]
+
+
+def test_no_image_is_left_of_an_epoch_whose_steps_are_taken() -> None:
+    images = dataset_of(4, 8).train
+    assert list(shuffled(images, torch.from_numpy(images.pixels), torch.empty(0, dtype=torch.long), 3)) == []

@@ -362,6 +362,29 @@ def test_images_in_a_file_train_like_images_in_memory(tmp_path: Path, monkeypatc
     assert_same_training(one, other)
 
 
+def test_on_the_cpu_the_loop_trains_from_the_images_themselves(digits: data.Dataset) -> None:
+    pixels = loop._resident(digits.train, CPU)
+    assert pixels is not None
+    assert pixels.data_ptr() == digits.train.pixels.ctypes.data
+
+
+def test_training_leaves_the_images_as_they_are(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "run", epochs=1, binarization="dynamic")
+    dataset = data.load(config, tmp_path)
+    before = dataset.train.pixels.copy()
+    trained(config, dataset)
+    assert np.array_equal(dataset.train.pixels, before)
+
+
+def test_images_that_nobody_may_write_to_train_the_same(tmp_path: Path, digits: data.Dataset) -> None:
+    pixels = digits.train.pixels.copy()
+    pixels.flags.writeable = False
+    locked = dataclasses.replace(digits, train=dataclasses.replace(digits.train, pixels=pixels))
+    one, _ = trained(config_for(tmp_path / "one", epochs=1), digits)
+    other, _ = trained(config_for(tmp_path / "other", epochs=1), locked)
+    assert_same_training(one, other)
+
+
 def test_epochs_of_one_step_can_be_interrupted_too(tmp_path: Path, digits: data.Dataset) -> None:
     config = config_for(tmp_path / "run", epochs=5, batch_size=5000)
     run = create_run(config, digits, "cpu")
