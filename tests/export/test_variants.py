@@ -82,6 +82,16 @@ def test_a_right_variant_passes_every_rung(subjects: Mapping[str, Subject], name
     assert {fact.rung for fact in report.facts} == {"P0", "P5"}
 
 
+def test_far_latents_are_computed_in_every_precision_but_float16_whose_numbers_end_before(
+    subjects: Mapping[str, Subject],
+) -> None:
+    rungs = {}
+    for name in ("decoder", "decoder.fp16", "decoder.int8"):
+        checks = [check for check in climb(subjects[name], None).checks if "far" in check.input]
+        rungs[name] = {check.rung for check in checks}
+    assert rungs == {"decoder": {"P1", "P3", "P4"}, "decoder.fp16": {"P1"}, "decoder.int8": {"P3", "P4"}}
+
+
 def test_bytes_in_give_the_bits_of_the_same_pixels_as_floats(subjects: Mapping[str, Subject]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, *SHAPE), np.uint8)
     for precision in ("", ".fp16", ".int8"):

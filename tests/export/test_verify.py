@@ -22,7 +22,9 @@ import vaeport.graphs
 from export.bom import BOM_NAME
 from export.claims import claims
 from export.errors import ExportError
-from export.parity import Fact
+from export.inputs import random_latents
+from export.ladder import Subject, climb
+from export.parity import Fact, Report
 from export.verify import verify
 from tests.test_earlier_versions import unpack
 from vaeport.golden import GOLDEN_NAME
@@ -134,6 +136,20 @@ def test_a_graph_that_is_not_of_the_checkpoint_fails_and_the_exit_status_says_so
     assert "FAIL P1: decoder.logits, onnx in float64, random input" in done.stdout
     assert f"checks failed; {copy} is not what it says" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_random_rows_are_drawn_from_the_digest_of_the_package(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no graph can have been made for them; each time the same."""
+    drawn: list[int] = []
+
+    def spy(subject: Subject, real: None, seed: int) -> Report:
+        drawn.append(seed)
+        return climb(subject, real, seed)
+
+    monkeypatch.setattr("export.verify.climb", spy)
+    assert not verify(package).failed
+    assert set(drawn) == {int(open_package(package).digest.removeprefix("sha256:"), 16)}
+    assert not np.array_equal(random_latents((5,), drawn[0]), random_latents((5,)))
 
 
 def test_golden_limits_that_would_let_anything_pass_are_found(copy: Path) -> None:
