@@ -7,7 +7,7 @@ ACTIVE_SHARE = 0.1  # of the latents: with fewer than these in use, a posterior 
 SETTLING_STEPS = 200  # of the optimiser before anything can be said: all latents start inactive
 
 
-def collapse(row: Metrics, config: Config, steps: int) -> str | None:
+def collapse_warning(row: Metrics, config: Config, steps: int) -> str | None:
     """What to say about a posterior that (almost) equals the prior whatever the image; None if it does not.
 
     Args:
@@ -24,8 +24,8 @@ def collapse(row: Metrics, config: Config, steps: int) -> str | None:
     )
 
 
-def unused(row: Metrics, config: Config, steps: int) -> str | None:
-    """What to say at the end about latents of which none is in use, after too few steps for `collapse` to judge."""
+def unused_warning(row: Metrics, config: Config, steps: int) -> str | None:
+    """What to say at the end about latents of which none is in use, after too few steps for `collapse_warning`."""
     if config.autoencoder or row["active_units"] or steps >= SETTLING_STEPS:
         return None
     return f"0 of {config.latent_dim} latents active after only {steps} steps: too short, or collapsed"

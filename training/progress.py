@@ -38,7 +38,7 @@ def progress(plan: Plan, run: Run, done: int) -> Iterator[Callable[[Metrics], No
         bar.set_postfix(train=f"{row['train_loss']:.2f}", test=f"{row['test_loss']:.2f}")
         if epoch % every == 0 or epoch in (1, config.epochs):
             tqdm.write(_line(row, config))
-        warning = alarms.collapse(row, config, epoch * plan.steps_per_epoch)
+        warning = alarms.collapse_warning(row, config, epoch * plan.steps_per_epoch)
         if warning and not alarmed:  # once, until it has recovered
             tqdm.write(f"training: warning: {warning}", file=sys.stderr)
         alarmed = warning is not None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.alarms import collapse, unused
+from training.alarms import collapse_warning, unused_warning
 from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
 from training.recipe import PUBLISHED_SAMPLES
@@ -90,7 +90,7 @@ def collapse_of(run: Run, plan: Plan) -> str | None:
     """The warning about the best weights, if their posterior has collapsed, or may have."""
     best = run.description["best"]
     steps = best["epoch"] * plan.steps_per_epoch
-    return collapse(best, plan.config, steps) or unused(best, plan.config, steps)
+    return collapse_warning(best, plan.config, steps) or unused_warning(best, plan.config, steps)
 
 
 def _head(run: Run) -> list[str]:

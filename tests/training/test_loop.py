@@ -14,7 +14,7 @@ import torch
 from training import data, loop, vae_loss
 from training.config import Config
 from training.errors import DivergedError, RunError
-from training.initial import streams
+from training.initial import derived_seeds
 from training.loop import InterruptedRun, choose_device, early_stop, evaluate, train
 from training.objective import reparameterize
 from training.run import BEST, LAST, STATE, Metrics, Run, create_run, open_run, read_tensors, write_tensors
@@ -95,7 +95,7 @@ def test_the_training_loss_is_that_of_the_steps_as_taken(tmp_path: Path, digits:
     """One batch an epoch: the loss of epoch 1 is that of the fresh model, with the same noise."""
     config = config_for(tmp_path / "run", epochs=1, batch_size=len(digits.train))
     run = create_run(config, digits, "cpu")
-    weights, order_seed, noise_seed = streams(config.seed)
+    weights, order_seed, noise_seed = derived_seeds(config.seed)
     torch.manual_seed(weights)
     fresh = run.build_model()
     rows = train(config, digits, run, CPU)
@@ -174,7 +174,7 @@ def test_a_run_stopped_before_its_first_epoch_begins_again(tmp_path: Path, digit
 
 
 def test_weights_order_and_noise_have_streams_of_their_own() -> None:
-    assert len({*streams(0), *streams(1)}) == 6
+    assert len({*derived_seeds(0), *derived_seeds(1)}) == 6
 
 
 def test_float_images_train_too(tmp_path: Path) -> None:
