@@ -4,6 +4,7 @@ from training.config import Config
 from training.run import Metrics
 
 ACTIVE_SHARE = 0.1  # of the latents: with fewer than these in use, a posterior has collapsed
+COLLAPSED_KL = 2.0  # nats: with less, those few tell next to nothing; in a wide latent a tenth can hold far more
 SETTLING_STEPS = 200  # of the optimiser before anything can be said: all latents start inactive
 
 
@@ -11,12 +12,14 @@ def collapse_warning(row: Metrics, config: Config, steps: int) -> str | None:
     """What to say about a posterior that (almost) equals the prior whatever the image; None if it does not.
 
     Args:
-        row: of the epoch, with `active_units`.
+        row: of the epoch, with `active_units` and `test_kl`.
         config: of the run.
         steps: taken so far.
     """
     active, latents = int(row["active_units"]), config.latent_dim
     if config.autoencoder or steps < SETTLING_STEPS or active >= max(1.0, ACTIVE_SHARE * latents):
+        return None
+    if active and row["test_kl"] >= COLLAPSED_KL:
         return None
     return (
         f"epoch {row['epoch']:g}: posterior collapse: {active} of {latents} latents are active, "
