@@ -385,3 +385,28 @@ def test_with_bytes_needs_nothing_of_the_logits(subjects: Mapping[str, Subject])
     assert [output.name for output in proto.graph.output] == ["image"]
     needed = {name for node in proto.graph.node for name in node.input} | {"image"}
     assert all(set(node.output) <= needed for node in proto.graph.node)
+
+
+PROGRESS_AFTER_ADVICE = """
+import logging, sys
+from unittest import mock
+import export.pipeline
+from export.__main__ import main
+
+def export_run(*arguments, **options):
+    logging.warning("advice")  # which gives the root logger a handler, as the quantiser does
+    assert logging.root.handlers
+    logging.getLogger("export.ladder").info("proving encoder")
+
+sys.argv = ["export", "run", "--to", "models/a"]
+with mock.patch.object(export.pipeline, "export_run", export_run):
+    sys.exit(main())
+"""
+
+
+def test_a_line_of_progress_comes_once_after_the_quantiser_s_advice() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRESS_AFTER_ADVICE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "proving encoder" in line] == ["export: proving encoder"]
