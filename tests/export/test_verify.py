@@ -25,7 +25,7 @@ from export.errors import ExportError
 from export.inputs import random_latents
 from export.ladder import Subject, climb
 from export.parity import Fact, Report
-from export.verify import verify
+from export.verify import verify, verify_command
 from tests.test_earlier_versions import unpack
 from vaeport.golden import GOLDEN_NAME
 from vaeport.package import DigestMismatchError, Package, open_package
@@ -192,6 +192,14 @@ def test_a_package_that_does_not_name_its_network_is_verified_without_pytorch(co
     report = verify(copy)
     assert report.failed == []
     assert "the manifest does not say what the network is made of" in str(report.not_run)
+
+
+def test_pytorch_can_be_required(package: Path, copy: Path) -> None:
+    verify_command([str(package), "--require-pytorch"])
+    edit_manifest(copy, lambda m: m["training"].pop("network"))
+    verify_command([str(copy)])
+    with pytest.raises(ExportError, match="--require-pytorch: pytorch cpu: not run: the manifest does not say what"):
+        verify_command([str(copy), "--require-pytorch"])
 
 
 def lose_digits(proto: onnx.ModelProto) -> None:
