@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from training.batches import evaluation_rows, ordered, shuffled
 from training.data import Dataset, Images
 from training.data.dataset import Preprocessing
+from training.data.images import Pixels
 
 CPU = torch.device("cpu")
 
@@ -32,10 +34,16 @@ def test_batches_are_smaller_by_the_latents_of_an_image(samples: int, sizes: lis
 @pytest.mark.parametrize("most", [1, 7 * 64, 2**26])  # bytes: a batch, seven images, all of them
 def test_what_is_gathered_at_a_time_is_bounded_and_changes_no_batch(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     images = Images(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), None)
-    order, gathered = torch.randperm(40), []
+    order = torch.randperm(40)
+    gathered: list[int] = []
     rows = Images.rows
+
+    def spy(self: Images, index: NDArray[np.int64]) -> Pixels:
+        gathered.append(len(index))
+        return rows(self, index)
+
     monkeypatch.setattr("training.batches.GATHERED_BYTES", most)
-    monkeypatch.setattr(Images, "rows", lambda self, index: gathered.append(len(index)) or rows(self, index))
+    monkeypatch.setattr(Images, "rows", spy)
     batches = list(shuffled(images, None, order, 3))
     assert [len(batch) for batch in batches] == [3] * 13 + [1]
     assert torch.equal(torch.cat(batches), torch.from_numpy(images.pixels)[order])
