@@ -62,6 +62,7 @@ def main() -> int:
     progress.setFormatter(logging.Formatter("export: %(message)s"))
     logging.getLogger("export").addHandler(progress)
     logging.getLogger("export").setLevel(logging.INFO)
+    logging.getLogger("export").propagate = False  # ONNX Runtime's quantiser gives the root a handler, too
     try:
         if command := COMMANDS.get(next(iter(sys.argv[1:]), "")):
             module, function = command

@@ -13,19 +13,21 @@ AnyRows = NDArray[Any]  # as a graph takes them: float32 or uint8
 SEED = 0
 RANDOM_ROWS = 257
 EXTREME = 10.0  # of a latent: the prior goes beyond it once in 10^22 draws
+FAR = (1e2, 1e3)  # of a latent: nobody draws it, and a caller may send it
+FAR_ROWS, FAR_SPREAD = 32, 30.0  # random ones, so many times as wide as the prior
 DENORMAL = np.float32(1e-40)
 SEARCH_STEPS, SEARCH_ROWS, SEARCH_KEPT = 24, 64, 8  # steps, not seconds: the same run gives the same bytes
 SEARCH_ELEMENTS = 1 << 17  # in a step, of images; 64 rows of 64x64 in colour would take minutes
 
 
-def random_images(shape: tuple[int, ...]) -> Rows:
+def random_images(shape: tuple[int, ...], seed: int = SEED) -> Rows:
     """Uniform in [0, 1]."""
-    return np.random.default_rng(SEED).random((RANDOM_ROWS, *shape), np.float32)
+    return np.random.default_rng(seed).random((RANDOM_ROWS, *shape), np.float32)
 
 
-def random_latents(shape: tuple[int, ...]) -> Rows:
+def random_latents(shape: tuple[int, ...], seed: int = SEED) -> Rows:
     """From the prior."""
-    return np.random.default_rng(SEED).standard_normal((RANDOM_ROWS, *shape), np.float32)
+    return np.random.default_rng(seed).standard_normal((RANDOM_ROWS, *shape), np.float32)
 
 
 def corner_images(shape: tuple[int, ...]) -> Rows:
@@ -51,18 +53,30 @@ def corner_latents(shape: tuple[int, ...]) -> Rows:
     )
 
 
-def inputs_for(role: str, shape: tuple[int, ...], real: Rows | None) -> dict[str, Rows]:
+def far_latents(shape: tuple[int, ...], seed: int = SEED) -> Rows:
+    """Far beyond the prior: FAR in all dimensions and with random signs, and random rows FAR_SPREAD times as wide."""
+    (latent_dim,) = shape
+    random = np.random.default_rng(seed)
+    ones = np.ones((1, latent_dim), np.float32)
+    signs = random.choice(np.array([-1, 1], np.float32), (2, latent_dim))
+    wide = np.float32(FAR_SPREAD) * random.standard_normal((FAR_ROWS, latent_dim), np.float32)
+    return np.concatenate([*(np.float32(far) * np.concatenate([ones, -ones, signs]) for far in FAR), wide])
+
+
+def inputs_for(role: str, shape: tuple[int, ...], real: Rows | None, seed: int = SEED) -> dict[str, Rows]:
     """Rows [rows, *shape] by the name of their kind.
 
     Args:
         role: "encoder" or "decoder".
         shape: of a row.
         real: held-out images or their posterior means; None where there are none.
+        seed: of the random ones.
     """
     named = {} if real is None else {"real": real}
     if role == "encoder":
-        return {**named, "random": random_images(shape), "corner": corner_images(shape)}
-    return {**named, "random": random_latents(shape), "extreme": corner_latents(shape)}
+        return {**named, "random": random_images(shape, seed), "corner": corner_images(shape)}
+    latents = {"random": random_latents(shape, seed), "extreme": corner_latents(shape), "far": far_latents(shape, seed)}
+    return {**named, **latents}
 
 
 def search_rows(elements: int) -> int:

@@ -28,7 +28,7 @@ from export.structure import structure
 from export.truth import AGREEMENT, DoubleGraph, Judgement, torch_in_double
 from vaeport.arrays import to_uint8
 from vaeport.manifest import GraphSpec
-from vaeport.package import has_bytes, role_of
+from vaeport.package import has_bytes, precision_of, role_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 BATCHES = (1, 2, 3, 7, 64, 257)
 SERVED = tuple(2**power for power in range(10))  # what a server on CUDA pads batches to; kernels depend on the size
 SMALLEST = 1e-300  # limit to divide by; that of a byte may be 0
-RUNG_OF_INPUT = {"real": "P2", "random": "P2", "corner": "P3", "extreme": "P3", "worst": "P3"}
+RUNG_OF_INPUT = {"real": "P2", "random": "P2", "corner": "P3", "extreme": "P3", "far": "P3", "worst": "P3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,13 @@ class Subject:
         return to_uint8(rows) if self.spec.inputs[0].dtype == "uint8" else rows
 
 
-def climb(subject: Subject, real: Rows | None) -> Report:
+def climb(subject: Subject, real: Rows | None, seed: int = SEED) -> Report:
     """P0 to P5. Only the structure is checked of a graph whose structure is wrong.
 
     Args:
         subject: the graph.
         real: held-out images for the encoder, their posterior means for the decoder; None where there are none.
+        seed: of the random rows.
     """
     log.info("proving %s", subject.name)
     report = Report(facts=structure(subject.name, subject.proto, subject.spec), not_run=list(subject.not_run))
@@ -95,7 +96,7 @@ def climb(subject: Subject, real: Rows | None) -> Report:
     report.facts += placement(subject)
     roundings = {FLOAT32, *(runtime.float32 for runtime in subject.runtimes)}
     graphs = {rounding: DoubleGraph(subject.proto, rounding) for rounding in roundings}
-    for name, rows in inputs_for(subject.role, subject.row_shape, real).items():
+    for name, rows in inputs_for(subject.role, subject.row_shape, real, seed).items():
         report.add(_on_input(subject, name, subject.entering(rows), graphs))
     report.add(_on_input(subject, "worst", worst_rows(subject, graphs[FLOAT32]), graphs))
     return report
@@ -144,7 +145,8 @@ def worst_rows(subject: Subject, graph: DoubleGraph) -> AnyRows:
         return np.asarray(np.max(shares, axis=0))
 
     low, high = (0.0, 1.0) if subject.role == "encoder" else (-EXTREME, EXTREME)
-    start = np.concatenate(list(inputs_for(subject.role, subject.row_shape, None).values()))
+    kinds = inputs_for(subject.role, subject.row_shape, None)
+    start = np.concatenate([rows for name, rows in kinds.items() if name != "far"])
     tensors = (*subject.spec.inputs, *subject.spec.outputs)
     tried = search_rows(max(math.prod(int(axis) for axis in tensor.shape[1:]) for tensor in tensors))
     return subject.entering(search(np.ascontiguousarray(start), badness, low, high, tried))
@@ -158,6 +160,8 @@ def _on_input(subject: Subject, name: str, rows: AnyRows, graphs: Mapping[Roundi
         truth = torch_in_double(subject.module, rows)
         report.add(_agreement(subject, name, judgements[FLOAT32], truth))
         judgements = {rounding: Judgement(truth, one.deviation) for rounding, one in judgements.items()}
+    if name == "far" and precision_of(subject.name) == "fp16":  # whose numbers end at 65504, rightly
+        return report
     for runtime in subject.runtimes:
         judgement = judgements[runtime.float32]
         sizes = {*BATCHES, *(SERVED if name == "random" and runtime.placement is not None else ())}

@@ -65,7 +65,7 @@ class DoubleGraph:
         graph = self._proto.graph
         name = graph.input[0].name
         exact = rows if rows.dtype == np.uint8 else np.asarray(rows, np.float64)
-        with np.errstate(over="ignore"):  # of the evaluator's exp, at extreme logits
+        with np.errstate(over="ignore", invalid="ignore"):  # sigmoid: the side not taken
             computed = self._evaluator.run(None, {name: exact}, intermediate=True)
         assert isinstance(computed, dict)  # what `intermediate` asks for
         values = {**self._constants, **computed, name: exact}

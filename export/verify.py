@@ -47,6 +47,9 @@ class Options:
     run_torchscript: bool = False
     """Check the TorchScript files, too. They are code: only for a package whose origin you trust."""
 
+    require_pytorch: bool = False
+    """Fail where PyTorch could not be compared with: it is not installed, or the package does not name its network."""
+
     stored: bool = False
     """Print the table of parity.json, what the export found, and run nothing but the checks of the files."""
 
@@ -57,6 +60,7 @@ def verify_command(arguments: list[str]) -> None:
     Raises:
         ParityError: something did not pass.
         PackageError: the package breaks a rule of the format.
+        ExportError: --require-pytorch, and it could not be compared with.
     """
     options = tyro.cli(Options, prog="python -m export verify", args=arguments)
     if options.stored:
@@ -65,6 +69,8 @@ def verify_command(arguments: list[str]) -> None:
     report = verify(options.package, run_torchscript=options.run_torchscript)
     print(parity.table(report))
     parity.require(report, f"{options.package} is not what it says")
+    if missing := [row for row in report.not_run if row.runtime == PYTORCH and options.require_pytorch]:
+        raise ExportError(f"--require-pytorch: {missing[0]}")
 
 
 def verify(path: Path, *, run_torchscript: bool = False) -> Report:
@@ -105,7 +111,9 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
 def _climb(package: Package, subject: Subject) -> Report:
     """The ladder; what a stranger's graph does to the evaluator may be anything."""
     try:
-        return climb(subject, None)
+        return climb(
+            subject, None, int(package.digest.removeprefix("sha256:"), 16)
+        )  # no rows that a graph was made for
     except Exception as error:
         text = f"{package.path}: {subject.name} cannot be judged: {type(error).__name__}: {bounded(str(error))}"
         raise ExportError(text) from error

@@ -56,7 +56,7 @@ def main() -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        less = "a smaller --batch-size, --hidden-dims or --importance-samples (--samples of evaluate) needs less"
+        less = "smaller --image-size, --hidden-dims, --importance-samples and, to train, --batch-size need less"
         print(f"training: error: out of memory: {str(error).partition(chr(10))[0]}; {less}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, Stop) as stop:

@@ -4,19 +4,22 @@ from training.config import Config
 from training.run import Metrics
 
 ACTIVE_SHARE = 0.1  # of the latents: with fewer than these in use, a posterior has collapsed
+COLLAPSED_KL = 2.0  # nats: with less, those few tell next to nothing; in a wide latent a tenth can hold far more
 SETTLING_STEPS = 200  # of the optimiser before anything can be said: all latents start inactive
 
 
-def collapse(row: Metrics, config: Config, steps: int) -> str | None:
+def collapse_warning(row: Metrics, config: Config, steps: int) -> str | None:
     """A warning that the posterior (almost) equals the prior for every image; None if it does not.
 
     Args:
-        row: the metrics of the epoch, with `active_units`.
+        row: the metrics of the epoch, with `active_units` and `test_kl`.
         config: the run's settings.
         steps: the steps taken so far.
     """
     active, latents = int(row["active_units"]), config.latent_dim
     if config.autoencoder or steps < SETTLING_STEPS or active >= max(1.0, ACTIVE_SHARE * latents):
+        return None
+    if active and row["test_kl"] >= COLLAPSED_KL:
         return None
     return (
         f"epoch {row['epoch']:g}: posterior collapse: {active} of {latents} latents are active, "
@@ -24,8 +27,8 @@ def collapse(row: Metrics, config: Config, steps: int) -> str | None:
     )
 
 
-def unused(row: Metrics, config: Config, steps: int) -> str | None:
-    """A warning at the end that no latent is in use, after too few steps for `collapse` to judge; else None."""
+def unused_warning(row: Metrics, config: Config, steps: int) -> str | None:
+    """A warning at the end that no latent is in use, after too few steps for `collapse_warning` to judge; else None."""
     if config.autoencoder or row["active_units"] or steps >= SETTLING_STEPS:
         return None
     return f"0 of {config.latent_dim} latents active after only {steps} steps: too short, or collapsed"

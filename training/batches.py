@@ -8,8 +8,12 @@ from torch import Tensor
 
 from training.data import Dataset, Images, binarize
 
-GATHERED_BATCHES = 64
-EVALUATION_ROWS = 1000  # images times latents each
+GATHERED_BATCHES = 64  # at most
+GATHERED_BYTES = 2**26  # of them together, as they came
+EVALUATION_ROWS = 1000  # images times latents each, at most
+EVALUATION_PIXELS = (
+    2**20
+)  # of them together: a thousand of 32x32; of 256x256 there are 16, whose convolutions take 32 MB
 EVALUATION_SEED = 2026  # the same noise every time, so that epochs differ by the model alone
 
 
@@ -24,7 +28,10 @@ def shuffled(images: Images, pixels: Tensor | None, order: Tensor, batch_size: i
         order: [N] indices.
         batch_size: images per batch; the last has what is left.
     """
-    for block in order.split(GATHERED_BATCHES * batch_size):  # type: ignore[no-untyped-call]
+    if not len(order):  # the epoch has been taken and not judged; `split` would make a batch of nothing
+        return
+    batches = max(1, min(GATHERED_BATCHES, GATHERED_BYTES // (batch_size * images.pixels[:1].nbytes)))
+    for block in order.split(batches * batch_size):  # type: ignore[no-untyped-call]
         gathered = torch.from_numpy(images.rows(block.numpy())) if pixels is None else pixels[block.to(pixels.device)]
         yield from gathered.split(batch_size)  # type: ignore[no-untyped-call]
 
@@ -39,10 +46,15 @@ def ordered(images: Images, dataset: Dataset, device: torch.device, samples: int
         samples: latents that each image will have; batches are smaller by as much.
     """
     noise = torch.Generator(device).manual_seed(EVALUATION_SEED)
-    size = max(1, EVALUATION_ROWS // samples)
+    size = max(1, evaluation_rows(images.pixels[:1].size) // samples)
     for start in range(0, len(images), size):
         pixels = images.rows(np.arange(start, min(start + size, len(images))))
         yield prepared(torch.from_numpy(pixels).to(device), dataset, noise)
+
+
+def evaluation_rows(pixels: int) -> int:
+    """How many images of so many pixels (all channels) to take at a time where no gradient is wanted."""
+    return max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // pixels))
 
 
 def prepared(pixels: Tensor, dataset: Dataset, noise: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.estimators import log_likelihood
-from training.initial import streams
+from training.initial import derived_seeds
 from training.latents import (
     ACTIVE_VARIANCE,
     Aggregate,
@@ -131,7 +131,7 @@ def _score(
     model: VAE, batches: Batches, samples: int, seed: int, autoencoder: bool, progress: Progress | None
 ) -> _Scores:
     device = next(model.parameters()).device
-    noise, importance = (torch.Generator(device).manual_seed(s) for s in streams(seed)[:2])
+    noise, importance = (torch.Generator(device).manual_seed(s) for s in derived_seeds(seed)[:2])
     rows = []
     for x in batches():
         mu, log_var = model.encode(x)
@@ -153,7 +153,7 @@ def _with_posterior(measured: Evaluation, scores: _Scores, samples: int, seed: i
     """The same with what a posterior gives."""
     kls = kl_per_latent(scores.mu.double(), scores.log_var.double())
     elbos = -(scores.reconstruction + kls.sum(1))
-    generator = torch.Generator().manual_seed(streams(seed)[2])
+    generator = torch.Generator().manual_seed(derived_seeds(seed)[2])
     return replace(
         measured,
         kl=kls.sum(1).mean().item(),

@@ -25,7 +25,7 @@ def initial_state(config: Config, run: Run, dataset: Dataset, device: torch.devi
         config, run, dataset, device: those of the training.
         weights: whether to set those of --init-from or --init; False if other weights will replace them.
     """
-    start, order, noise = streams(config.seed)
+    start, order, noise = derived_seeds(config.seed)
     torch.manual_seed(start)
     model = run.build_model()
     if weights:
@@ -56,7 +56,7 @@ def check_start(config: Config, dataset: Dataset) -> None:
         _load(planned_run(config, dataset).build_model(), config)
 
 
-def streams(seed: int) -> tuple[int, int, int]:
+def derived_seeds(seed: int) -> tuple[int, int, int]:
     """Three seeds from one, for generators that must not draw the same numbers: weights, order of the images, noise."""
     first, second, third = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()
     return first, second, third

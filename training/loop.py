@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,12 @@ def train(
                 if processes.leads:
                     checkpoint.save(state, run, plan)
                 raise
-            row |= evaluate(state.model, dataset.test, dataset, step.objective, config.beta, config.capacity)
+            try:
+                row |= evaluate(state.model, dataset.test, dataset, step.objective, config.beta, config.capacity)
+            except (MemoryError, RuntimeError):  # no memory, mostly: the steps of the epoch are not lost with it
+                if processes.leads and not checkpoint.not_finite(state):
+                    checkpoint.save(state, run, plan)
+                raise
             row = processes.agreed(row)
             if bad := [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]:
                 raise _diverged(bad, step, plan, run, pixels)
@@ -105,6 +111,7 @@ def _train_epoch(
             state.seconds = time.perf_counter() - started
             raise InterruptedRun
     loss, reconstruction, kl = (state.sums / len(dataset.train)).tolist()  # waits for the device
+    state.seconds = time.perf_counter() - started
     last = plan.at((state.epoch + 1) * plan.steps_per_epoch - 1)
     row = {
         "epoch": state.epoch + 1,
@@ -113,7 +120,7 @@ def _train_epoch(
         "kl": kl,
         "beta": float(last.beta),
         "lr": last.lr,
-        "seconds": time.perf_counter() - started,
+        "seconds": state.seconds,
     }
     return row if last.capacity is None else {**row, "capacity": float(last.capacity)}
 
@@ -248,7 +255,8 @@ def _resident(images: Images, device: torch.device) -> Tensor | None:
         return None
     if device.type == "cuda" and images.pixels.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    return torch.tensor(images.pixels, device=device)
+    # Not copied on the CPU, unless nobody may write to it (of which PyTorch warns); nothing here does.
+    return torch.from_numpy(np.require(images.pixels, requirements=["C", "W"])).to(device)
 
 
 def _diverged(bad: list[str], step: Step, plan: Plan, run: Run, pixels: Tensor | None) -> DivergedError:

@@ -1,6 +1,7 @@
 """Pictures of a run that a person would look at."""
 
 import io
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from training.batches import ordered
+from training.batches import evaluation_rows, ordered
 from training.data import Dataset, Images
 from training.files import write_atomically
 from training.latents import active
@@ -31,6 +33,7 @@ PLOT_SEED = 0  # of the images shown, and of the samples
 DPI = 120
 SAME_LOSS = 1e-4  # relative: sums in another order differ by less
 MIN_TILE_PIXELS = 48  # small images are shown enlarged, each pixel a square
+MAX_TILE_PIXELS = 96  # of the longer side; larger images are shown smaller
 
 Pictures = NDArray[np.float32]  # [N, C, H, W] in [0, 1]
 
@@ -75,12 +78,13 @@ def plot_run(run: Run, model: VAE, dataset: Dataset, rows: list[Metrics]) -> lis
 
 def reconstructions(model: VAE, shown: Images, dataset: Dataset) -> Figure:
     """Held-out images, each over its reconstruction from the posterior mean, in pairs of rows."""
-    images = next(ordered(shown, dataset, CPU))[: 3 * COLUMNS]
+    first = shown.take(np.arange(min(3 * COLUMNS, len(shown))))
+    originals = torch.cat([_shrunk(x) for x in ordered(first, dataset, CPU)]).numpy()
     with torch.inference_mode():
-        restored = _decode(model, model.encode(images)[0], dataset.image_shape)
+        restored = _decode(model, _posterior(model, first, dataset).mean, dataset.image_shape)
     rows = []
-    for start in range(0, len(images), COLUMNS):
-        rows += [images[start : start + COLUMNS].numpy(), restored[start : start + COLUMNS]]
+    for start in range(0, len(originals), COLUMNS):
+        rows += [originals[start : start + COLUMNS], restored[start : start + COLUMNS]]
     return _tiles(rows, "Held-out images, each above its reconstruction")
 
 
@@ -153,7 +157,7 @@ def samples(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
     noise = torch.Generator().manual_seed(PLOT_SEED)
     latents = torch.randn(COLUMNS * COLUMNS, model.latent_dim, generator=noise)
     images = _decode(model, latents, image_shape)
-    return _tiles(list(images.reshape(COLUMNS, COLUMNS, *image_shape)), "Samples from the prior")
+    return _tiles(list(images.reshape(COLUMNS, COLUMNS, *images.shape[1:])), "Samples from the prior")
 
 
 @torch.inference_mode()
@@ -163,7 +167,7 @@ def latent_grid(model: VAE, image_shape: tuple[int, int, int]) -> Figure:
     axis = torch.special.ndtri(probability)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")  # the second latent grows upwards
     images = _decode(model, torch.stack((first.flatten(), second.flatten()), 1), image_shape)
-    rows = list(images.reshape(GRID_SIDE, GRID_SIDE, *image_shape))
+    rows = list(images.reshape(GRID_SIDE, GRID_SIDE, *images.shape[1:]))
     return _tiles(rows, "Decoded latent plane (right: first latent, up: second; steps of equal probability)")
 
 
@@ -244,7 +248,19 @@ def _posterior(model: VAE, images: Images, dataset: Dataset) -> Posterior:
 
 
 def _decode(model: VAE, latents: torch.Tensor, image_shape: tuple[int, int, int]) -> Pictures:
-    return model.decode(latents).reshape(-1, *image_shape).numpy()
+    """As tiles: few at a time, and no larger than they are shown."""
+    parts = latents.split(evaluation_rows(math.prod(image_shape)))  # type: ignore[no-untyped-call]
+    return torch.cat([_shrunk(model.decode(part).reshape(-1, *image_shape)) for part in parts]).numpy()
+
+
+def _shrunk(images: torch.Tensor) -> torch.Tensor:
+    """Images [N, C, H, W] whose longer side is MAX_TILE_PIXELS at most, by the mean of what becomes a pixel."""
+    height, width = images.shape[2:]
+    share = MAX_TILE_PIXELS / max(height, width)
+    if share >= 1.0:
+        return images
+    size = (max(1, round(share * height)), max(1, round(share * width)))
+    return functional.adaptive_avg_pool2d(images, size)
 
 
 def _tiles(rows: list[Pictures], title: str, names: list[str] | None = None) -> Figure:

@@ -38,7 +38,7 @@ def progress(plan: Plan, run: Run, done: int) -> Iterator[Callable[[Metrics], No
         bar.set_postfix(train=f"{row['train_loss']:.2f}", test=f"{row['test_loss']:.2f}")
         if epoch % every == 0 or epoch in (1, config.epochs):
             tqdm.write(_line(row, config))
-        warning = alarms.collapse(row, config, epoch * plan.steps_per_epoch)
+        warning = alarms.collapse_warning(row, config, epoch * plan.steps_per_epoch)
         if warning and not alarmed:  # once, until it has recovered
             tqdm.write(f"training: warning: {warning}", file=sys.stderr)
         alarmed = warning is not None
@@ -69,6 +69,13 @@ def _weight(row: Metrics, config: Config) -> str:
     """What the loss has in place of the plain KL term, if it has. The loss may rise with beta or capacity: say why."""
     if config.autoencoder:
         return ""
+    least = f", at least {config.free_bits:g} counted per latent" if config.free_bits else ""
+    draws = f", less what weighing {config.importance_samples} draws brings" if config.objective != "elbo" else ""
+    return least + _rising(row, config) + draws
+
+
+def _rising(row: Metrics, config: Config) -> str:
+    """The weight or the capacity of the KL term."""
     if config.capacity is not None:
         rising = row["capacity"] < config.capacity
         return f", capacity still {row['capacity']:.2f}" if rising else f", capacity {config.capacity:g}"

@@ -65,9 +65,15 @@ def expected_samples(path: Path) -> int:
     return samples
 
 
-def overridden(path: Path, config: Config) -> list[str]:
-    """The flags of `config` that are not as the recipe has them, so that its numbers need not come."""
-    recipe, own = config_from_json(_read(path)["settings"], str(path)).to_json(), config.to_json()
+def recipe_settings(path: Path) -> dict[str, Any]:
+    """The settings that a recipe names, as they stand in it; ConfigError for a file that cannot be read."""
+    settings: dict[str, Any] = _read(path)["settings"]
+    return settings
+
+
+def overridden(settings: dict[str, Any], config: Config) -> list[str]:
+    """The flags of `config` that are not as the recipe has them in its `settings`: its numbers need not come then."""
+    recipe, own = config_from_json(settings, FLAG).to_json(), config.to_json()
     return [flag(name) for name, value in own.items() if value != recipe[name] and name not in OF_NO_WEIGHT]
 
 

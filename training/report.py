@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.alarms import collapse, unused
+from training.alarms import collapse_warning, unused_warning
 from training.evaluate import SETTINGS, setting_of, table
 from training.files import write_atomically
 from training.recipe import PUBLISHED_SAMPLES
@@ -33,7 +33,17 @@ CAPTIONS = {
     "interpolations": "The way between two held-out images, along a line in the latent space.",
     "latent_grid": "The plane of the two latents, decoded.",
 }
-CODE_TRAVERSALS = "What each code does within three standard deviations of its mean, the others staying at theirs."
+KL_RISES = "The KL divergence rises while the latents come into use: that is learning, not a fault."
+DRAWN_AGAIN = (
+    "Measures of the best weights on the test images. Their latents are drawn again, so reconstruction and",
+    "ELBO differ a little from the table's:",
+)
+AUTOENCODER_CAPTIONS = {
+    "losses": "The reconstruction, epoch by epoch; it is all that is minimised.",
+    "traversals": "What each code does within three standard deviations of its mean, the others staying at theirs.",
+    "latents": "Where the codes of held-out images lie in the latent space.",
+    "reconstructions": "Held-out images, each above what the model makes of its code.",
+}
 
 
 def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
@@ -44,16 +54,16 @@ def write_report(run: Run, plan: Plan, pictures: list[Path]) -> None:
         plan: of its schedules.
         pictures: inside its directory.
     """
+    autoencoder = run.config.autoencoder
     sections = (
         _head(run),
         [f"**Warning:** {warning}"] if (warning := collapse_of(run, plan)) else [],
         [run.description["stopped"]] if run.description.get("stopped") else [],
         list(_losses(run)),
-        ["The KL divergence rises while the latents come into use: that is learning, not a fault."],
+        [] if autoencoder else [KL_RISES],
         compared(run),
         [
-            "Measures of the best weights on the test images. Their latents are drawn again, so reconstruction and",
-            "ELBO differ a little from the table's:",
+            *(["Measures of the best weights on the test images:"] if autoencoder else DRAWN_AGAIN),
             "",
             *(f"    {line}" for line in table(run.description["evaluation"]).split("\n")),
         ],
@@ -90,7 +100,7 @@ def collapse_of(run: Run, plan: Plan) -> str | None:
     """The warning about the best weights, if their posterior has collapsed, or may have."""
     best = run.description["best"]
     steps = best["epoch"] * plan.steps_per_epoch
-    return collapse(best, plan.config, steps) or unused(best, plan.config, steps)
+    return collapse_warning(best, plan.config, steps) or unused_warning(best, plan.config, steps)
 
 
 def _head(run: Run) -> list[str]:
@@ -110,10 +120,11 @@ def _head(run: Run) -> list[str]:
 
 def _losses(run: Run) -> Iterator[str]:
     best, last = run.description["best"], run.description["last"]
+    absent = {"kl", "test_kl"} if run.config.autoencoder else set()
     yield f"| nats per image | best weights (epoch {best['epoch']}) | last weights (epoch {last['epoch']}) |"
     yield "|---|---|---|"
     for key, name in NAMES.items():
-        if key in best and (key != "test_objective" or _judged_apart(best, last)):
+        if key in best and key not in absent and (key != "test_objective" or _judged_apart(best, last)):
             digits = {"active_units": 0, "sigma": 4}.get(key, 2)
             yield f"| {name.format(bound=_bound(run))} | {best[key]:.{digits}f} | {last[key]:.{digits}f} |"
 
@@ -129,8 +140,8 @@ def _bound(run: Run) -> str:
 
 
 def _picture(path: Path, run: Run) -> list[str]:
-    codes = run.config.autoencoder and path.stem == "traversals"
-    caption = CODE_TRAVERSALS if codes else CAPTIONS[path.stem]
+    captions = CAPTIONS | AUTOENCODER_CAPTIONS if run.config.autoencoder else CAPTIONS
+    caption = captions[path.stem]
     return [f"![{path.stem}]({path.relative_to(run.path).as_posix()})", "", f"*{caption}*"]
 
 

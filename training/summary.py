@@ -10,7 +10,7 @@ from training.config import Config
 from training.data import Dataset
 from training.evaluate import EvaluateOptions, evaluate_run, keep, measure
 from training.loop import early_stop
-from training.recipe import expected, expected_samples, overridden
+from training.recipe import expected, expected_samples, overridden, recipe_settings
 from training.run import Metrics, Run, open_run
 from training.schedules import Plan
 
@@ -31,8 +31,10 @@ def finish(run: Run, config: Config, dataset: Dataset, plan: Plan, rows: list[Me
         run.describe(
             expected=expected(config.recipe),
             expected_samples=expected_samples(config.recipe),
-            overridden=overridden(config.recipe, config),
+            recipe_settings=recipe_settings(config.recipe),
         )
+    if "recipe_settings" in run.description:  # of an earlier start, maybe, which had fewer epochs
+        run.describe(overridden=overridden(run.description["recipe_settings"], config))
     model, _ = run.load_model()
     pictures = plots.plot_run(run, model, dataset, rows)
     report.write_report(run, plan, pictures)

@@ -65,8 +65,20 @@ def test_hugging_face_s_parser_reads_the_card(package: Path, manifest: Manifest)
     assert "license" not in data
     (result,) = card.data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("digits", "test")
+    assert result.metric_type == "negative_elbo"
     assert result.metric_value == pytest.approx(manifest.training["metrics"]["test_loss"], abs=0.005)
     assert card.text.lstrip().startswith("# digits, version 1")
+
+
+def test_the_negative_elbo_is_no_bound_of_several_draws(manifest: Manifest, tmp_path: Path) -> None:
+    """As the test loss of a run that minimised IWAE's is."""
+    metrics = {**manifest.training["metrics"], "test_loss": 85.0, "test_reconstruction": 66.25, "test_kl": 21.5}
+    text = model_card(replace(manifest, training={**manifest.training, "metrics": metrics}))
+    (tmp_path / "README.md").write_text(text)
+    metadata: Any = metadata_load(tmp_path / "README.md")
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == 87.75
+    assert "| negative ELBO, test | 87.75 nats per image |" in text
+    assert "85.00" not in text
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from threadpoolctl import threadpool_info
 
 from export.evaluator import evaluator
-from export.inputs import SEARCH_KEPT, SEARCH_ROWS, corner_images, corner_latents, search, search_rows
+from export.inputs import SEARCH_KEPT, SEARCH_ROWS, corner_images, corner_latents, far_latents, search, search_rows
 from export.limits import LAMBDA, RULES, TF32, UNIT
 from export.runtimes import one_thread
 from export.truth import CHUNK_ROWS, DoubleGraph
@@ -161,6 +161,17 @@ def test_corner_latents_reach_ten_in_every_dimension() -> None:
     assert rows.min(0).tolist() == [-10.0] * 4
     assert rows.max(0).tolist() == [10.0] * 4
     assert not rows[0].any()
+
+
+def test_far_latents_go_beyond_a_hundred_and_a_thousand_on_both_sides() -> None:
+    rows = far_latents((4,))
+    for far in (1e2, 1e3):
+        assert [far] * 4 in rows.tolist()
+        assert [-far] * 4 in rows.tolist()
+    wide = rows[np.abs(rows).max(1) < 100.0]
+    assert (np.abs(wide).max(0) > 10.0).all()
+    assert np.array_equal(rows, far_latents((4,)))
+    assert not np.array_equal(rows, far_latents((4,), seed=1))
 
 
 def test_the_search_finds_worse_rows_within_the_range_and_the_same_again() -> None:

@@ -156,7 +156,7 @@ def test_a_right_graph_passes_every_rung(report: parity.Report) -> None:
     judged = [check for check in report.checks if check.rung in ("P2", "P3")]
     assert {check.batch for check in judged if check.runtime == "pytorch cpu"} == set(BATCHES)
     assert {check.batch for check in judged if check.runtime == "onnxruntime cpu"} == {*BATCHES, *SERVED}
-    assert {check.input for check in judged} == {"real", "random", "corner", "extreme", "worst"}
+    assert {check.input for check in judged} == {"real", "random", "corner", "extreme", "far", "worst"}
     assert {check.output for check in judged} == {"mean", "log_var", "image", "logits"}
     assert {"pytorch cpu", "onnxruntime cpu"} <= {check.runtime for check in judged}
 
@@ -201,6 +201,29 @@ def test_a_wrong_graph_is_caught_by_its_rung(
     assert rung in {row.rung for row in found.failed}
     with pytest.raises(ParityError, match=rf"{rung}: {role_name}.* expected .* got "):
         parity.require(found, "as it should")
+
+
+def cut_off_latents(proto: onnx.ModelProto, at: float) -> None:
+    """Right for every latent whose values are between -at and at."""
+    bounds = {"low": np.float32(-at), "high": np.float32(at)}
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in bounds.items())
+    for node in proto.graph.node:
+        node.input[:] = ["cut" if name == "latent" else name for name in node.input]
+    proto.graph.node.insert(0, onnx.helper.make_node("Clip", ["latent", *bounds], ["cut"]))
+
+
+@pytest.mark.parametrize("at", [10.5, 50.0, 500.0])
+def test_a_decoder_that_is_wrong_for_far_latents_alone_is_caught(
+    made: dict[str, tuple[Any, onnx.ModelProto]], at: float
+) -> None:
+    role, right = made["decoder"]
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(right)
+    subject = subject_of(role, right)
+    cut_off_latents(wrong, at)
+    found = climb(subject_of(role, wrong), REAL["decoder"])
+    assert {(row.rung, row.input) for row in found.failed if isinstance(row, parity.Check)} >= {("P1", "far")}
+    assert subject.spec == graph_spec("decoder.onnx", wrong)
 
 
 def half(run: Callable[[NDArray[np.float32]], Outputs]) -> Callable[[NDArray[np.float32]], Outputs]:

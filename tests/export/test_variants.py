@@ -82,6 +82,16 @@ def test_a_right_variant_passes_every_rung(subjects: Mapping[str, Subject], name
     assert {fact.rung for fact in report.facts} == {"P0", "P5"}
 
 
+def test_far_latents_are_computed_in_every_precision_but_float16_whose_numbers_end_before(
+    subjects: Mapping[str, Subject],
+) -> None:
+    rungs = {}
+    for name in ("decoder", "decoder.fp16", "decoder.int8"):
+        checks = [check for check in climb(subjects[name], None).checks if "far" in check.input]
+        rungs[name] = {check.rung for check in checks}
+    assert rungs == {"decoder": {"P1", "P3", "P4"}, "decoder.fp16": {"P1"}, "decoder.int8": {"P3", "P4"}}
+
+
 def test_bytes_in_give_the_bits_of_the_same_pixels_as_floats(subjects: Mapping[str, Subject]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, *SHAPE), np.uint8)
     for precision in ("", ".fp16", ".int8"):
@@ -375,3 +385,28 @@ def test_with_bytes_needs_nothing_of_the_logits(subjects: Mapping[str, Subject])
     assert [output.name for output in proto.graph.output] == ["image"]
     needed = {name for node in proto.graph.node for name in node.input} | {"image"}
     assert all(set(node.output) <= needed for node in proto.graph.node)
+
+
+PROGRESS_AFTER_ADVICE = """
+import logging, sys
+from unittest import mock
+import export.pipeline
+from export.__main__ import main
+
+def export_run(*arguments, **options):
+    logging.warning("advice")  # which gives the root logger a handler, as the quantiser does
+    assert logging.root.handlers
+    logging.getLogger("export.ladder").info("proving encoder")
+
+sys.argv = ["export", "run", "--to", "models/a"]
+with mock.patch.object(export.pipeline, "export_run", export_run):
+    sys.exit(main())
+"""
+
+
+def test_a_line_of_progress_comes_once_after_the_quantiser_s_advice() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRESS_AFTER_ADVICE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "proving encoder" in line] == ["export: proving encoder"]

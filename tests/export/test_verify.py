@@ -22,8 +22,10 @@ import vaeport.graphs
 from export.bom import BOM_NAME
 from export.claims import claims
 from export.errors import ExportError
-from export.parity import Fact
-from export.verify import verify
+from export.inputs import random_latents
+from export.ladder import Subject, climb
+from export.parity import Fact, Report
+from export.verify import verify, verify_command
 from tests.test_earlier_versions import unpack
 from vaeport.golden import GOLDEN_NAME
 from vaeport.package import DigestMismatchError, Package, open_package
@@ -136,6 +138,20 @@ def test_a_graph_that_is_not_of_the_checkpoint_fails_and_the_exit_status_says_so
     assert "Traceback" not in done.stderr
 
 
+def test_random_rows_are_drawn_from_the_digest_of_the_package(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no graph can have been made for them; each time the same."""
+    drawn: list[int] = []
+
+    def spy(subject: Subject, real: None, seed: int) -> Report:
+        drawn.append(seed)
+        return climb(subject, real, seed)
+
+    monkeypatch.setattr("export.verify.climb", spy)
+    assert not verify(package).failed
+    assert set(drawn) == {int(open_package(package).digest.removeprefix("sha256:"), 16)}
+    assert not np.array_equal(random_latents((5,), drawn[0]), random_latents((5,)))
+
+
 def test_golden_limits_that_would_let_anything_pass_are_found(copy: Path) -> None:
     edit(copy, GOLDEN_NAME, widen_the_limits)
     failed = verify(copy).failed
@@ -176,6 +192,14 @@ def test_a_package_that_does_not_name_its_network_is_verified_without_pytorch(co
     report = verify(copy)
     assert report.failed == []
     assert "the manifest does not say what the network is made of" in str(report.not_run)
+
+
+def test_pytorch_can_be_required(package: Path, copy: Path) -> None:
+    verify_command([str(package), "--require-pytorch"])
+    edit_manifest(copy, lambda m: m["training"].pop("network"))
+    verify_command([str(copy)])
+    with pytest.raises(ExportError, match="--require-pytorch: pytorch cpu: not run: the manifest does not say what"):
+        verify_command([str(copy), "--require-pytorch"])
 
 
 def lose_digits(proto: onnx.ModelProto) -> None:

@@ -141,7 +141,9 @@ def test_memory_that_is_not_there_is_one_clear_message(tmp_path: Path) -> None:
     done = run_training("--hidden-dims", str(10**12), "--run", str(tmp_path / "run"))
     assert done.returncode == 1
     assert done.stderr.startswith("training: error: out of memory: ")
-    assert "a smaller --batch-size, --hidden-dims or --importance-samples" in done.stderr
+    assert (
+        "smaller --image-size, --hidden-dims, --importance-samples and, to train, --batch-size need less" in done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1
 
 

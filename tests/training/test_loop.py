@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from training import data, vae_loss
+from training import data, loop, vae_loss
 from training.config import Config
 from training.errors import DivergedError, RunError
-from training.initial import streams
+from training.initial import derived_seeds
 from training.loop import InterruptedRun, choose_device, early_stop, evaluate, train
 from training.objective import reparameterize
 from training.run import BEST, LAST, STATE, Metrics, Run, create_run, open_run, read_tensors, write_tensors
@@ -95,7 +95,7 @@ def test_the_training_loss_is_that_of_the_steps_as_taken(tmp_path: Path, digits:
     """One batch an epoch: the loss of epoch 1 is that of the fresh model, with the same noise."""
     config = config_for(tmp_path / "run", epochs=1, batch_size=len(digits.train))
     run = create_run(config, digits, "cpu")
-    weights, order_seed, noise_seed = streams(config.seed)
+    weights, order_seed, noise_seed = derived_seeds(config.seed)
     torch.manual_seed(weights)
     fresh = run.build_model()
     rows = train(config, digits, run, CPU)
@@ -174,7 +174,7 @@ def test_a_run_stopped_before_its_first_epoch_begins_again(tmp_path: Path, digit
 
 
 def test_weights_order_and_noise_have_streams_of_their_own() -> None:
-    assert len({*streams(0), *streams(1)}) == 6
+    assert len({*derived_seeds(0), *derived_seeds(1)}) == 6
 
 
 def test_float_images_train_too(tmp_path: Path) -> None:
@@ -219,6 +219,40 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path: Path, 
         run = open_run(parts_config.run)
     parts, _ = trained(dataclasses.replace(parts_config, resume=True), dataset)
     assert_same_training(whole, parts)
+
+
+@pytest.mark.parametrize("changes", [{}, {"binarization": "dynamic"}])
+def test_an_epoch_that_could_not_be_judged_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    whole_config, parts_config = (config_for(tmp_path / name, **changes) for name in ("whole", "parts"))
+    dataset = data.load(whole_config, tmp_path)
+    whole, _ = trained(whole_config, dataset)
+    run, _ = trained(dataclasses.replace(parts_config, epochs=1), dataset)
+    resumed = dataclasses.replace(parts_config, resume=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "evaluate", without_memory)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            trained(resumed, dataset)
+    _, header = read_tensors(run.path / STATE)
+    assert (header["step"], len(header["rows"])) == (13, 1)  # all steps of the second epoch
+    parts, _ = trained(resumed, dataset)
+    assert_same_training(whole, parts)
+
+
+def without_memory(*_arguments: object) -> Metrics:
+    raise RuntimeError("can't allocate memory")
+
+
+def test_ruined_weights_that_could_not_be_judged_are_not_kept(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(tmp_path / "run", epochs=1, lr=1e20)
+    run = create_run(config, digits, "cpu")
+    monkeypatch.setattr(loop, "evaluate", without_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        train(config, digits, run, CPU)
+    assert not (run.path / STATE).exists()
 
 
 def test_it_stops_early_once_the_warm_up_is_over_and_says_why(tmp_path: Path, digits: data.Dataset) -> None:
@@ -325,6 +359,29 @@ def test_images_in_a_file_train_like_images_in_memory(tmp_path: Path, monkeypatc
     assert (resident.train.resident, mapped.train.resident) == (True, False)
     one, _ = trained(config_for(tmp_path / "one"), resident)
     other, _ = trained(config_for(tmp_path / "other"), mapped)
+    assert_same_training(one, other)
+
+
+def test_on_the_cpu_the_loop_trains_from_the_images_themselves(digits: data.Dataset) -> None:
+    pixels = loop._resident(digits.train, CPU)
+    assert pixels is not None
+    assert pixels.data_ptr() == digits.train.pixels.ctypes.data
+
+
+def test_training_leaves_the_images_as_they_are(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "run", epochs=1, binarization="dynamic")
+    dataset = data.load(config, tmp_path)
+    before = dataset.train.pixels.copy()
+    trained(config, dataset)
+    assert np.array_equal(dataset.train.pixels, before)
+
+
+def test_images_that_nobody_may_write_to_train_the_same(tmp_path: Path, digits: data.Dataset) -> None:
+    pixels = digits.train.pixels.copy()
+    pixels.flags.writeable = False
+    locked = dataclasses.replace(digits, train=dataclasses.replace(digits.train, pixels=pixels))
+    one, _ = trained(config_for(tmp_path / "one", epochs=1), digits)
+    other, _ = trained(config_for(tmp_path / "other", epochs=1), locked)
     assert_same_training(one, other)
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from training import plots
+from training.batches import EVALUATION_PIXELS
 from training.config import Config
 from training.data import Images, load
 from training.model import VAE
@@ -56,6 +57,47 @@ def test_pictures_show_held_out_images_of_all_classes(digits_run: Path, monkeypa
     assert labels is not None
     assert len(set(labels[:30])) >= 8  # the first 30 are of two
     assert sorted(labels) == sorted(dataset.test.labels)
+
+
+def test_thirty_reconstructions_are_shown_of_images_that_are_evaluated_one_at_a_time(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, dataset = open_run(digits_run), load(Config(), Path("/nowhere"))
+    rows: list[int] = []
+    monkeypatch.setattr("training.batches.EVALUATION_PIXELS", 1)
+    monkeypatch.setattr(plots, "_tiles", lambda shown, _title: rows.extend(map(len, shown)))
+    plots.reconstructions(run.load_model()[0], dataset.test, dataset)
+    assert rows == [plots.COLUMNS] * 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [((1, 28, 28), (28, 28)), ((1, 96, 96), (96, 96)), ((3, 512, 512), (96, 96)), ((1, 10, 960), (1, 96))],
+)
+def test_large_images_are_shown_smaller_and_decoded_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], tile: tuple[int, int]
+) -> None:
+    decoded: list[int] = []
+    shown: list[plots.Pictures] = []
+
+    class Black(VAE):
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            decoded.append(len(z))
+            return torch.zeros(len(z), *shape)
+
+    monkeypatch.setattr(plots, "_tiles", lambda rows, _title: shown.extend(rows))
+    plots.latent_grid(Black(4, 4, 2), shape)
+    assert {row.shape for row in shown} == {(plots.GRID_SIDE, shape[0], *tile)}
+    assert len(shown) == plots.GRID_SIDE
+    assert sum(decoded) == plots.GRID_SIDE**2
+    assert max(decoded) * np.prod(shape) <= EVALUATION_PIXELS
+
+
+def test_what_is_shown_smaller_keeps_its_means() -> None:
+    image = torch.arange(384.0 * 192).reshape(1, 1, 384, 192)
+    smaller = plots._shrunk(image)
+    assert smaller.shape == (1, 1, 96, 48)
+    assert smaller[0, 0, 1, 2].item() == image[0, 0, 4:8, 8:12].mean().item()
 
 
 def test_a_plain_autoencoder_has_no_curve_of_an_elbo() -> None:

@@ -1,13 +1,15 @@
 """Recipes: settings from a file, which the command line overrides."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tyro
 
+from training.__main__ import train_and_report
 from training.config import Config, ConfigError
-from training.recipe import expected, expected_samples, overridden, with_recipe
+from training.recipe import expected, expected_samples, overridden, recipe_settings, with_recipe
 from training.report import compared
 from training.run import open_run
 
@@ -121,9 +123,24 @@ def test_a_recipe_is_not_compared_with_when_its_settings_are_replaced(digits_run
     (tmp_path / "r.toml").write_text("[settings]\nlr = 1e-3\nepochs = 5\nhidden_dims = [3]\nwarmup_epochs = 2\n")
     recipe = ["--recipe", str(tmp_path / "r.toml")]
     same = parse(*recipe, "--lr", "0.001", "--seed", "3", "--device", "cpu", "--run", "elsewhere")
-    assert overridden(tmp_path / "r.toml", same) == []
+    assert overridden(recipe_settings(tmp_path / "r.toml"), same) == []
     other = parse(*recipe, "--epochs", "2", "--beta", "4")
-    assert overridden(tmp_path / "r.toml", other) == ["--beta", "--epochs"]
+    assert overridden(recipe_settings(tmp_path / "r.toml"), other) == ["--beta", "--epochs"]
     run = open_run(Path(shutil.copytree(digits_run, tmp_path / "run")))
     run.describe(expected={"train_loss": [1, 2]}, overridden=["--beta", "--epochs"])
     assert compared(run) == ["not compared with the numbers of the recipe, which has other values of --beta, --epochs"]
+
+
+def test_a_run_resumed_without_its_recipe_for_more_epochs_is_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.set_flush_denormal", lambda _: True)  # for the whole process
+    settings = '[settings]\ndata = "digits"\nepochs = 1\nhidden_dims = [8]\nlatent_dim = 2\n'
+    (tmp_path / "r.toml").write_text(settings + "[expected]\ntrain_loss = [0, 1000]\n")
+    first = parse("--recipe", str(tmp_path / "r.toml"), "--run", str(tmp_path / "run"), "--device", "cpu")
+    train_and_report(first, tmp_path)
+    assert "as expected" in compared(open_run(first.run))[0]
+    longer = replace(first, recipe=None, epochs=2, resume=True)
+    train_and_report(longer, tmp_path)
+    (line,) = compared(open_run(first.run))
+    assert line == "not compared with the numbers of the recipe, which has other values of --epochs"

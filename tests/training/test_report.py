@@ -33,3 +33,19 @@ def test_a_short_run_without_an_active_latent_is_warned_of(run: Run) -> None:
     assert "**Warning:** 0 of 5 latents active after only 26 steps: too short, or collapsed" in report_of(run)
     run.describe(best={**run.description["best"], "active_units": 1})
     assert "Warning" not in report_of(run)
+
+
+def test_the_report_of_an_autoencoder_has_nothing_about_a_kl(run: Run) -> None:
+    assert "| test: KL |" in report_of(run)
+    assert "The KL divergence rises" in report_of(run)
+    none = {"elbo": None, "kl": None, "log_likelihood": None}
+    run.describe(
+        config={**run.description["config"], "autoencoder": True},
+        evaluation={**run.description["evaluation"], **none},
+    )
+    pictures = [run.path / "plots" / f"{name}.png" for name in ("reconstructions", "traversals", "latents", "losses")]
+    write_report(run, Plan(run.config, 13), pictures)
+    lines = (run.path / "report.md").read_text().splitlines()
+    about = [line for line in lines if "KL" in line or "ELBO" in line or "posterior" in line]
+    assert about == ["      ELBO and KL     none: a plain autoencoder has no posterior"]
+    assert "*The reconstruction, epoch by epoch; it is all that is minimised.*" in lines

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from training.errors import DataError
 
-# Images may take one part in two of what is available: the split copies them, and the loop does so again on the CPU.
+# Images may take one part in two of what is available: the split copies them. The loop does not, on the CPU.
 COPIES = 2
 CGROUP_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
 CACHE_FIELDS = ("inactive_file", "active_file")  # of memory.stat: counted as used, and given back when asked for
