@@ -15,7 +15,7 @@ ENCODER, DECODER = "encoder", "decoder"
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorInterface:
     """An input or output.
 
     Attributes:
@@ -30,15 +30,15 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphSpec:
+class GraphInterface:
     """What goes in and comes out; see docs/package-format.md.
 
     Attributes:
         low, high: the range of the input's values.
     """
 
-    input: TensorSpec
-    outputs: tuple[TensorSpec, ...]
+    input: TensorInterface
+    outputs: tuple[TensorInterface, ...]
     low: float
     high: float
 
@@ -81,7 +81,7 @@ class ServedGraph:
     name: str
     role: str
     info: ModelInfo
-    spec: GraphSpec
+    spec: GraphInterface
     batcher: Batcher
 
 
@@ -100,13 +100,17 @@ def graphs_of(model: ServedModel) -> tuple[ServedGraph, ServedGraph]:
     )
 
 
-def _encoder(info: ModelInfo) -> GraphSpec:
-    image = TensorSpec("image", info.image_shape, ("float32", "float16", "uint8"))
-    return GraphSpec(image, tuple(TensorSpec(name, (info.latent_dim,)) for name in ("mean", "log_var")), 0.0, 1.0)
+def _encoder(info: ModelInfo) -> GraphInterface:
+    image = TensorInterface("image", info.image_shape, ("float32", "float16", "uint8"))
+    return GraphInterface(
+        image, tuple(TensorInterface(name, (info.latent_dim,)) for name in ("mean", "log_var")), 0.0, 1.0
+    )
 
 
-def _decoder(info: ModelInfo) -> GraphSpec:
-    latent = TensorSpec("latent", (info.latent_dim,), ("float32", "float16"))
+def _decoder(info: ModelInfo) -> GraphInterface:
+    latent = TensorInterface("latent", (info.latent_dim,), ("float32", "float16"))
     parameters = "logits" if info.likelihood == "bernoulli" else "mean"
     limit = float(np.finfo(np.float32).max)
-    return GraphSpec(latent, tuple(TensorSpec(name, info.image_shape) for name in ("image", parameters)), -limit, limit)
+    return GraphInterface(
+        latent, tuple(TensorInterface(name, info.image_shape) for name in ("image", parameters)), -limit, limit
+    )

@@ -177,7 +177,7 @@ class Settings:
         if not 2 <= self.hang_seconds < math.inf:  # beats come each second
             raise SettingsError(f"--hang-seconds: expected at least 2 seconds, got {self.hang_seconds}")
         self._check_listen()
-        self._check_locks()
+        self._check_access()
         if self.threads < 0:
             raise SettingsError(f"--threads: expected 0 or more, got {self.threads}")
         if self.require_signature is not None and not self.require_signature.is_file():
@@ -216,7 +216,7 @@ class Settings:
         if not re.fullmatch("[0-7]{3}", self.socket_mode):
             raise SettingsError(f"--socket-mode: expected octal permissions such as 600 or 660, got {self.socket_mode}")
 
-    def _check_locks(self) -> None:
+    def _check_access(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("--tls-cert and --tls-key: expected both")
         if self.tls_client_ca and not self.tls_cert:

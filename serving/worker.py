@@ -125,7 +125,7 @@ async def _serve(
     canaries = asyncio.create_task(readiness.run(), name="canaries")
     _set_aside()
     await edge.start()
-    telemetry.serving(served, settings.precision, edge.locks.not_after)
+    telemetry.serving(served, settings.precision, edge.access_control.not_after)
     channel.send((Said.SERVING, None))
     beat = partial(heartbeat_of, engine, readiness, served)
     beats = asyncio.create_task(_beat(channel, lambda: beat(edge.calls, draining=_is_ending(reasons))))

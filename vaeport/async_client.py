@@ -16,7 +16,7 @@ from grpc import aio
 from numpy.typing import ArrayLike, NDArray
 
 from vaeport.base_client import IN_FLIGHT, BaseClient
-from vaeport.chunks import CHUNK_ROWS, Gathering, check_chunk_rows, join
+from vaeport.chunks import CHUNK_ROWS, Chunker, check_chunk_rows, join
 from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read, Result, Step, Work
 from vaeport.inputs import Images
 from vaeport.prior import Draw
@@ -133,11 +133,11 @@ class AsyncClient(BaseClient):
         self, images: Iterable[Images] | AsyncIterable[Images], chunk_rows: int
     ) -> AsyncIterator[Encoding]:
         served = await self._run(self._calls.served())
-        gathering = Gathering(served.model, min(chunk_rows, served.max_rows))
+        chunker = Chunker(served.model, min(chunk_rows, served.max_rows))
         if isinstance(images, AsyncIterable):
-            flows = chunk_flows_of(self._calls, gathering, images)
+            flows = chunk_flows_of(self._calls, chunker, images)
         else:
-            flows = _awaited(chunk_flows(self._calls, gathering, images))
+            flows = _awaited(chunk_flows(self._calls, chunker, images))
         version = ""
         async with contextlib.aclosing(self._in_order(flows)) as encodings:
             async for encoding in encodings:

@@ -73,7 +73,7 @@ class Calls:
         return messages.encoding_of((yield from self._ask_images("Encode", images, messages.encode_requests)))
 
     def encode_chunk(self, items: list[Any]) -> Flow[Encoding]:
-        """Like `encode`, for items that vaeport.chunks.Gathering has gathered."""
+        """Like `encode`, for items that vaeport.chunks.Chunker has gathered."""
 
         def read(served: Served) -> Pixels:
             return read_chunk(items, served.model)
@@ -136,7 +136,7 @@ class Calls:
     def pause_after(self, failed: grpc.RpcError, ask: Ask, attempts: Attempts) -> Flow[None]:
         """Wait until the request may be sent again, or raise what it ended with."""
         error = error_of(failed, self.address, ask.request_id)
-        delay = attempts.delay_after(error)
+        delay = attempts.after_failure(error)
         if delay is None and not self.closed:
             raise error from failed
         yield Pause(delay or 0.0, attempts)

@@ -16,7 +16,7 @@ CHUNK_ROWS = 256  # of a stream, unless the caller says otherwise; 0.2 MB of 28x
 MAX_CHUNK_ROWS = 2**32 - 1  # what a message has room for
 
 
-class Gathering:
+class Chunker:
     """Gathers images, or small chunks of them, into chunks that are worth a request.
 
     Args:
@@ -36,9 +36,9 @@ class Gathering:
             self._items.append(part.copy() if isinstance(part, np.ndarray) else part)
             self._waiting += rows
             if self._waiting >= self._rows:
-                yield from self.rest()
+                yield from self.flush()
 
-    def rest(self) -> Iterator[list[Any]]:
+    def flush(self) -> Iterator[list[Any]]:
         """What has been gathered so far, if anything."""
         if self._items:
             items, self._items, self._waiting = self._items, [], 0
@@ -66,15 +66,15 @@ def read_chunk(items: Sequence[Any], model: ModelInfo) -> Pixels:
     return join_images([read_images(item, model) for item in items])
 
 
-def chunks_of(images: Iterable[Any], gathering: Gathering) -> Iterator[list[Any]]:
+def chunks_of(images: Iterable[Any], chunker: Chunker) -> Iterator[list[Any]]:
     """The images in chunks. An error of `images` is raised after the chunks of what came before it."""
     try:
         for item in images:
-            yield from gathering.add(item)
+            yield from chunker.add(item)
     except Exception:
-        yield from gathering.rest()
+        yield from chunker.flush()
         raise
-    yield from gathering.rest()
+    yield from chunker.flush()
 
 
 def join(encodings: Sequence[Encoding]) -> Encoding:

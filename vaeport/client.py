@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vaeport.base_client import DEFAULT_TIMEOUT_SECONDS, IN_FLIGHT, BaseClient
-from vaeport.chunks import CHUNK_ROWS, Gathering, check_chunk_rows, join
-from vaeport.flights import Flight, Wake, in_order
+from vaeport.chunks import CHUNK_ROWS, Chunker, check_chunk_rows, join
 from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read, Result, Step, Work
 from vaeport.inputs import Images
 from vaeport.prior import Draw
 from vaeport.results import Encoding, Scores, ServerInfo
+from vaeport.running import RunningFlow, Wake, in_order
 from vaeport.streams import SampleChunks, check_version, chunk_flows
 from vaeport.v1 import vae_pb2_grpc
 
@@ -219,9 +219,9 @@ class Client(BaseClient):
 
     def _encode_stream(self, images: Iterable[Images], chunk_rows: int) -> Iterator[Encoding]:
         served = self._run(self._calls.served())
-        gathering = Gathering(served.model, min(chunk_rows, served.max_rows))
+        chunker = Chunker(served.model, min(chunk_rows, served.max_rows))
         version = ""
-        with contextlib.closing(self._in_order(chunk_flows(self._calls, gathering, images))) as encodings:
+        with contextlib.closing(self._in_order(chunk_flows(self._calls, chunker, images))) as encodings:
             for encoding in encodings:
                 version = check_version(self.address, version, encoding.version)
                 yield encoding
@@ -264,7 +264,9 @@ class Client(BaseClient):
 
     def _in_order(self, flows: Iterable[Flow[Result]]) -> Generator[Result, None, None]:
         """The results of flows, in order, a few at a time."""
-        return in_order(flows, lambda flow: Flight(flow, self._wake, self._start, self._perform), self._wake, IN_FLIGHT)
+        return in_order(
+            flows, lambda flow: RunningFlow(flow, self._wake, self._start, self._perform), self._wake, IN_FLIGHT
+        )
 
     def _start(self, ask: Ask) -> Any:
         return self._send(getattr(self._stub, ask.rpc).future, ask)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from vaeport import golden, scoring
 from vaeport._version import __version__
 from vaeport.arrays import as_latents, as_pixels, to_float
-from vaeport.chunks import CHUNK_ROWS, Gathering, check_chunk_rows, chunks_of, join, read_chunk
+from vaeport.chunks import CHUNK_ROWS, Chunker, check_chunk_rows, chunks_of, join, read_chunk
 from vaeport.errors import InvalidInputError
 from vaeport.graphs import Device, DeviceName, Graph, choose_device, load_graphs, names_in_precision
 from vaeport.inputs import Images, Pixels, read_images
@@ -239,7 +239,7 @@ class Model:
         return Encoding(mean, log_var, self._info.version)
 
     def _encode_stream(self, images: Iterable[Images], chunk_rows: int) -> Iterator[Encoding]:
-        for chunk in chunks_of(images, Gathering(self._info, chunk_rows)):
+        for chunk in chunks_of(images, Chunker(self._info, chunk_rows)):
             yield self._encode(read_chunk(chunk, self._info))
 
     def _latent_of(self, name: str, end: Any) -> NDArray[Any]:

@@ -186,7 +186,7 @@ def has_bytes(name: str) -> bool:
     return name.endswith(".uint8")
 
 
-def signature(name: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def expected_tensors(name: str, model: ModelSpec) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The inputs and outputs that the graph of that name must have."""
 
     def floats(name: str, *shape: int) -> TensorSpec:
@@ -297,7 +297,7 @@ def _check_values(manifest: Manifest) -> None:
     for name, graph in manifest.graphs.items():
         if graph.path not in listed:
             raise ManifestFieldError(f"manifest.graphs.{name}.path: {graph.path!r} is not in manifest.files")
-        if (graph.inputs, graph.outputs) != signature(name, model):
+        if (graph.inputs, graph.outputs) != expected_tensors(name, model):
             raise ManifestFieldError(f"manifest.graphs.{name}: inputs and outputs are not those of manifest.model")
 
 

@@ -86,7 +86,7 @@ class Retries:
 class Attempts:
     """The attempts of one call, made with `Retries.begin`.
 
-    Each is made with `timeout()` and `wait_for_ready`; after a failure, `delay_after` says what to do.
+    Each is made with `timeout()` and `wait_for_ready`; after a failure, `after_failure` says what to do.
     """
 
     __slots__ = ("_before", "_began", "_deadline", "_last", "_made", "_shared", "_waits", "wait_for_ready")
@@ -112,7 +112,7 @@ class Attempts:
         self._began += seconds
         self._deadline += seconds
 
-    def delay_after(self, error: VaeportError) -> float | None:
+    def after_failure(self, error: VaeportError) -> float | None:
         """Seconds to wait before the next attempt; None: `error` is final, and says what came before it."""
         if self._waits and isinstance(error, DeadlineExceededError):
             return self._tell_why()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vaeport import messages
 from vaeport.calls import Calls
-from vaeport.chunks import Gathering, chunks_of
+from vaeport.chunks import Chunker, chunks_of
 from vaeport.errors import UnavailableError
 from vaeport.flows import Ask, ClosedError, Flow, Open, Pause, Read
 from vaeport.prior import Draw
@@ -95,26 +95,24 @@ class SampleChunks:
         return images
 
 
-def chunk_flows(calls: Calls, gathering: Gathering, images: Iterable[Any]) -> Iterator[Flow[Encoding]]:
+def chunk_flows(calls: Calls, chunker: Chunker, images: Iterable[Any]) -> Iterator[Flow[Encoding]]:
     """A flow for each chunk of the images; if `images` fails, the last flow fails."""
     try:
-        yield from map(calls.encode_chunk, chunks_of(images, gathering))
+        yield from map(calls.encode_chunk, chunks_of(images, chunker))
     except Exception as error:
         yield _failed(error)
 
 
-async def chunk_flows_of(
-    calls: Calls, gathering: Gathering, images: AsyncIterable[Any]
-) -> AsyncIterator[Flow[Encoding]]:
+async def chunk_flows_of(calls: Calls, chunker: Chunker, images: AsyncIterable[Any]) -> AsyncIterator[Flow[Encoding]]:
     """Like `chunk_flows`, for async iterators."""
     failure = None
     try:
         async for item in images:
-            for chunk in gathering.add(item):
+            for chunk in chunker.add(item):
                 yield calls.encode_chunk(chunk)
     except Exception as error:
         failure = error
-    for chunk in gathering.rest():
+    for chunk in chunker.flush():
         yield calls.encode_chunk(chunk)
     if failure is not None:
         yield _failed(failure)

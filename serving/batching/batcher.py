@@ -12,10 +12,10 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from serving.batching.cost import BELIEVED, SLACK, CostModel
+from serving.batching.bisection import Bisection
+from serving.batching.cost import STALE_AFTER_COSTS, WAIT_MARGIN, CostModel
 from serving.batching.deadlines import Clock, Deadlines
 from serving.batching.delivery import Batched, Piece, Request, Rows, deliver
-from serving.batching.halves import Halves
 from serving.batching.observer import CLOSED, Guarded, Observer, Reason, Refusal, Run, Unobserved
 from serving.batching.queue import Limits, Queue
 from serving.batching.statistics import Statistics
@@ -87,7 +87,7 @@ class Batcher:
         self._cost = CostModel(limits.max_batch_rows)
         self._idle_since = -math.inf
         self._deadlines = Deadlines(self._clock, self._on_due)
-        self._halves = Halves(self._attempt, lambda piece, error: self._fail(piece.request, error))
+        self._bisection = Bisection(self._attempt, lambda piece, error: self._fail(piece.request, error))
         self._running: list[Piece] = []
         self.statistics = Statistics()
         self._observer = Guarded(observer or Unobserved())
@@ -217,7 +217,7 @@ class Batcher:
         wait = begins + self._seconds_until(rows, now)
         # Under overload every request is admitted at the last possible moment. Without slack, one that then falls
         # behind its prediction has waited for nothing, and some computed answers reach their callers too late.
-        if now + wait + SLACK * (wait - own - before) > deadline:
+        if now + wait + WAIT_MARGIN * (wait - own - before) > deadline:
             self._observer.refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows, after"
@@ -290,7 +290,7 @@ class Batcher:
         for request in late:
             self._observer.refused(Refusal.DEADLINE_IN_QUEUE)
             self._fail(request, DeadlineExceededError("the deadline could not be met any more"))
-        await self._halves.compute(self._running, reason)
+        await self._bisection.compute(self._running, reason)
         self._running = []
 
     async def _attempt(self, pieces: list[Piece], reason: Reason) -> None:
@@ -334,7 +334,7 @@ class Batcher:
         would refuse everything: nothing would be computed, and so nothing measured, again.
         """
         seconds = self._cost.seconds(rows)
-        return 0.0 if not self._running and now - self._idle_since > BELIEVED * seconds else seconds
+        return 0.0 if not self._running and now - self._idle_since > STALE_AFTER_COSTS * seconds else seconds
 
     def _on_due(self, request: Request, now: float) -> float:
         """Answer a request whose deadline, or last moment to begin, has come; else return when that will be."""

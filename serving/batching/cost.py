@@ -12,23 +12,23 @@ batch, and a batch larger than all measured ones is assumed to cost as much as t
 from collections import deque
 from dataclasses import dataclass, field
 
-REMEMBERED = 7  # batches of a group; up to 3 of them may be outliers
-# With each batch of another size a group's weight falls by FORGETTING, but never below REMEMBERING: an old slope is
+WINDOW = 7  # batches of a group; up to 3 of them may be outliers
+# With each batch of another size a group's weight falls by WEIGHT_DECAY, but never below MIN_WEIGHT: an old slope is
 # better than none.
-FORGETTING = 0.99
-REMEMBERING = 1e-3
+WEIGHT_DECAY = 0.99
+MIN_WEIGHT = 1e-3
 SHORTEST = 1e-6  # seconds; below it a clock measures itself
 
 # How far a prediction is trusted when deadlines are refused for it:
-SLACK = 0.1  # times the wait for others: the margin that a deadline must leave, in case the prediction is too low
-BELIEVED = 10  # times the cost: an engine idle for longer than this is not held to the prediction any more
+WAIT_MARGIN = 0.1  # times the wait for others: the margin that a deadline must leave, in case the prediction is too low
+STALE_AFTER_COSTS = 10  # times the cost: an engine idle for longer than this is not held to the prediction any more
 
 
 @dataclass(slots=True)
 class _Group:
     """The last batches of similar sizes, as (seconds, rows), the median of them, and the number of the last one."""
 
-    batches: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    batches: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     median: tuple[float, int] = (0.0, 0)
     latest: int = 0
 
@@ -82,7 +82,7 @@ class CostModel:
         s, sx, sxx, sy, sxy = 0.0, 0.0, 0.0, 0.0, 0.0
         for group in self._groups.values():
             y, x = group.median
-            weight = max(REMEMBERING, FORGETTING ** (self._batches - group.latest)) / (y * y)
+            weight = max(MIN_WEIGHT, WEIGHT_DECAY ** (self._batches - group.latest)) / (y * y)
             s += weight
             sx += weight * x
             sxx += weight * x * x

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from serving.batching.cost import BELIEVED, SLACK, CostModel
+from serving.batching.cost import STALE_AFTER_COSTS, WAIT_MARGIN, CostModel
 from serving.batching.deadlines import Clock
 from serving.batching.observer import Refusal
 from vaeport.errors import DeadlineExceededError, OverloadedError
@@ -118,7 +118,7 @@ class Gate:
             self._refused(Refusal.QUEUE_BYTES)
             text = f"calls of many parts hold {held} bytes, and {size} more would exceed {self._max_bytes}"
             raise OverloadedError(text, retry_after=wait)
-        if now + own + (1 + SLACK) * wait > deadline:
+        if now + own + (1 + WAIT_MARGIN) * wait > deadline:
             self._refused(Refusal.DEADLINE_ON_ARRIVAL)
             raise DeadlineExceededError(
                 f"the deadline is in {deadline - now:.3g} s; computing these {rows} rows in parts, after {ahead} that"
@@ -161,6 +161,6 @@ class Gate:
     def _predict(self, rows: int, now: float) -> float:
         """Predicted seconds for `rows` rows: what the graph needs, or what recent calls of this kind took."""
         measured = self._cost.seconds(rows)
-        if not self._calls and now - self._idle_since > BELIEVED * measured:
+        if not self._calls and now - self._idle_since > STALE_AFTER_COSTS * measured:
             measured = 0.0
         return max(self._seconds(rows), measured)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from serving.batching.delivery import Piece, Request
 from serving.batching.observer import Refusal
 
-SPARE = 0.1  # times its cost: the margin that a batch which was cut for a deadline leaves before it
+CUT_MARGIN = 0.1  # times its cost: the margin that a batch which was cut for a deadline leaves before it
 SMALL_FRACTION = 8  # a small request has at most one eighth of the rows of a batch
 
 
@@ -138,7 +138,7 @@ class Queue:
         latest = min([piece.request.deadline for piece in pieces], default=math.inf)
 
         def in_time(rows: int, latest: float) -> bool:
-            return not may_cut or ends(rows) + SPARE * (ends(rows) - now) <= latest
+            return not may_cut or ends(rows) + CUT_MARGIN * (ends(rows) - now) <= latest
 
         large, too_late = self._fill(self._large, room - rows, rows, ends, seconds, in_time, latest)
         taken = sum([piece.stop - piece.start for piece in large])

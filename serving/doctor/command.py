@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from serving.doctor import doors, machine
+from serving.doctor import listening, machine
 from serving.doctor.models import examine_models, memory_needed
 from serving.settings import Settings, SettingsError
 from serving.supervisor.launch import with_workers
@@ -46,7 +46,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield general.memory(limits, total_memory(), memory_needed(settings.models, workers))
     yield machine.file_descriptors(machine.descriptor_limit())
     yield machine.clock(synchronised=machine.clock_is_synchronised())
-    yield from examine_doors(settings)
+    yield from examine_listening(settings)
     yield from examine_models(settings)
 
 
@@ -59,19 +59,19 @@ def check_settings(settings: Settings) -> Finding:
     return ok("settings", "none contradicts another")
 
 
-def examine_doors(settings: Settings) -> Iterator[Finding]:
+def examine_listening(settings: Settings) -> Iterator[Finding]:
     """Findings on the addresses, and on what guards them."""
     now = datetime.datetime.now(datetime.UTC)
     if settings.listen:
-        yield doors.unix_socket(settings.listen)
+        yield listening.unix_socket(settings.listen)
     else:
-        yield doors.port("port", settings.host, settings.port)
+        yield listening.port("port", settings.host, settings.port)
     if settings.http_port is not None:
-        yield doors.port("http port", settings.http_host, settings.http_port)
-    yield doors.exposure(settings)
+        yield listening.port("http port", settings.http_host, settings.http_port)
+    yield listening.exposure(settings)
     if settings.tls_cert and settings.tls_key:
-        yield doors.certificate(settings.tls_cert, settings.tls_key, settings.host, now)
+        yield listening.certificate(settings.tls_cert, settings.tls_key, settings.host, now)
     if settings.tls_client_ca:
-        yield doors.authority(settings.tls_client_ca, now)
+        yield listening.authority(settings.tls_client_ca, now)
     if settings.tokens:
-        yield doors.tokens(settings.tokens, now)
+        yield listening.tokens(settings.tokens, now)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import grpc
 from grpc import aio
 
-from serving.edge.observed import CallObserver, cause_of, observed
+from serving.edge.observed import CallObserver, observed
+from serving.edge.refusals import cause_of
 from serving.edge.request_id import request_id_of
 from serving.edge.status import Failure, failure_of
 from serving.telemetry import SILENT, Telemetry

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from grpc import aio
 
-from serving.edge.answers import Answers
-from serving.edge.calls import CallLog, LogCalls
+from serving.edge.call_log import CallLog, LogCalls
 from serving.edge.credentials import caller_of
 from serving.edge.door import Check, Details, Door, abort
-from serving.edge.large import LARGE_BYTES, Written, aside
-from serving.edge.observed import CallObserver, DrainingError, cause_of, observed
+from serving.edge.large_messages import LARGE_BYTES, Written, on_thread
+from serving.edge.observed import CallObserver, observed
 from serving.edge.peers import Hold, Peers
+from serving.edge.refusals import DrainingError, cause_of
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
+from serving.edge.unread import UnreadAnswers
 from serving.telemetry import SILENT, Telemetry
 from vaeport.errors import InvalidInputError, UnavailableError
 
@@ -54,7 +55,7 @@ class GuardedServer:
         peers: Peers | None = None,
         log_calls: LogCalls = "none",
         telemetry: Telemetry = SILENT,
-        answers: Answers | None = None,
+        answers: UnreadAnswers | None = None,
     ) -> None:
         self._telemetry = telemetry
         self._answers = answers
@@ -181,7 +182,7 @@ async def _message(parse: Callable[[bytes], Any], data: bytes, hold: Hold | None
     if hold is not None:
         hold.take(len(data))
     try:
-        return parse(data) if len(data) < LARGE_BYTES else await aside(parse, data)
+        return parse(data) if len(data) < LARGE_BYTES else await on_thread(parse, data)
     except Exception as error:  # protobuf's DecodeError, or whatever another parser raises
         raise InvalidInputError(f"the request does not parse: {error}") from None
 
@@ -213,7 +214,7 @@ async def _next(requests: AsyncIterator[Any], stop: asyncio.Future[Any]) -> Any:
 
 
 def _stream(
-    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event, answers: Answers | None
+    behaviour: Behaviour, serialise: Callable[[Any], bytes], ending: asyncio.Event, answers: UnreadAnswers | None
 ) -> Callable[[Any, Any], Awaitable[None]]:
     """A handler that writes the responses of an async generator one by one, until `ending` is set."""
 

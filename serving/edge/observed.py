@@ -7,33 +7,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from serving.edge.answers import TooManyAnswersError
-from serving.edge.peers import TooManyBytesError, TooManyCallsError
-from vaeport.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
-
 Answer = Callable[[Any, Any], Awaitable[Any]]
-
-
-class DrainingError(UnavailableError):
-    """The server takes no new calls."""
-
-    def __init__(self) -> None:
-        super().__init__("the server is draining")
-
-
-CAUSES: dict[type[Exception], str] = {
-    DrainingError: "draining",
-    UnauthenticatedError: "credentials",
-    PermissionDeniedError: "permission",
-    TooManyCallsError: "peer_calls",
-    TooManyBytesError: "peer_bytes",
-    TooManyAnswersError: "answers",
-}
-
-
-def cause_of(error: Exception) -> str | None:
-    """The cause, of serving.metrics.catalogue, for which the edge refused a call; None if it did not."""
-    return CAUSES.get(type(error))
 
 
 class CallObserver(Protocol):

@@ -38,7 +38,7 @@ class Port:
         if self._path is None:
             self._where: Where = _bind(server, address, credentials)
         else:
-            self._where = os.fspath(unix.aside(self._path))
+            self._where = os.fspath(unix.temporary_path(self._path))
             with unix.socket_mode(socket_mode):
                 _bind(server, f"{UNIX}{self._where}", credentials)
 

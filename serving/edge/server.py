@@ -10,18 +10,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.core import Core
-from serving.edge.answers import Answers
+from serving.edge.access_control import AccessControl
 from serving.edge.credentials import caller_of
 from serving.edge.grpc_log import keep_strangers_out_of_the_log
 from serving.edge.guard import GuardedServer
 from serving.edge.health import HealthServicer
 from serving.edge.http2 import server_options
-from serving.edge.locks import Locks
 from serving.edge.oip import InferenceServicer, add_to_server
 from serving.edge.oip import grpc_service_pb2 as inference_pb2
 from serving.edge.port import Port
 from serving.edge.reflection import reflection_servicer
 from serving.edge.servicer import VaeServicer
+from serving.edge.unread import UnreadAnswers
 from serving.settings import Settings
 from serving.telemetry import SILENT, Telemetry
 from vaeport.results import ModelInfo
@@ -66,11 +66,16 @@ class Edge:
         self._max_age = settings.max_connection_age_seconds
         limits = request_limits(core)
         keep_strangers_out_of_the_log()
-        self.locks = Locks(settings)
+        self.access_control = AccessControl(settings)
         self._server = aio.server(options=server_options(settings, limits.max_request_bytes))
         answers = answers_of(settings)
         self._guard = GuardedServer(
-            self._server, self.locks.checks(), self.locks.peers, settings.log_calls, telemetry, answers
+            self._server,
+            self.access_control.checks(),
+            self.access_control.peers,
+            settings.log_calls,
+            telemetry,
+            answers,
         )
         self.health = HealthServicer(VAE_SERVICE, [model.name for model in core.info("", "")])
         guarded = cast("aio.Server", self._guard)
@@ -82,14 +87,14 @@ class Edge:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             reflection_servicer(described), guarded
         )
-        self._port = Port(self._server, address, self.locks.server_credentials(), settings.mode_of_socket)
+        self._port = Port(self._server, address, self.access_control.server_credentials(), settings.mode_of_socket)
         self._renewal: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Answer calls."""
         await self._server.start()
         self._port.publish()
-        self._renewal = asyncio.create_task(self.locks.keep_current())
+        self._renewal = asyncio.create_task(self.access_control.keep_current())
 
     @property
     def calls(self) -> int:
@@ -140,10 +145,10 @@ class Edge:
             self._renewal.cancel()
 
 
-def answers_of(settings: Settings) -> Answers:
+def answers_of(settings: Settings) -> UnreadAnswers:
     """Unread answers may take as many bytes as waiting requests may, and those of one caller a part of that."""
     most = settings.max_queue_bytes
-    return Answers(most, settings.max_bytes_per_peer or max(1, most // ANSWER_SHARES), caller_of)
+    return UnreadAnswers(most, settings.max_bytes_per_peer or max(1, most // ANSWER_SHARES), caller_of)
 
 
 def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:

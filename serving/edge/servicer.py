@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.core import Core, Timings
-from serving.edge.answers import Answers
 from serving.edge.deadline import Context, deadline_of
-from serving.edge.large import LARGE_BYTES, Written, aside, is_large
+from serving.edge.large_messages import LARGE_BYTES, Written, is_large, on_thread
 from serving.edge.streams import within_limits
+from serving.edge.unread import UnreadAnswers
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError
@@ -39,7 +39,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         answers: on their way; streams make no more of them than there is room for.
     """
 
-    def __init__(self, core: Core, limits: vae_pb2.Limits, answers: Answers) -> None:
+    def __init__(self, core: Core, limits: vae_pb2.Limits, answers: UnreadAnswers) -> None:
         self._core = core
         self._limits = limits
         self._answers = answers
@@ -193,14 +193,14 @@ def _check_image_dtype(dtype: "vae_pb2.DType.ValueType") -> None:
 async def _array(field: str, tensor: vae_pb2.Tensor) -> NDArray[np.generic]:
     """As `from_tensor`."""
     if is_large(tensor.shape):
-        return await aside(from_tensor, field, tensor)
+        return await on_thread(from_tensor, field, tensor)
     return from_tensor(field, tensor)
 
 
 async def _with_images(response: Response, images: NDArray[np.float32], dtype: int) -> Response:
     """The response with its images. A large response is serialised already."""
     if images.nbytes >= LARGE_BYTES:
-        return cast("Response", await aside(_written, response, images, dtype))
+        return cast("Response", await on_thread(_written, response, images, dtype))
     response.images.CopyFrom(to_tensor(_pixels(images, dtype)))
     return response
 

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
 
-from serving.edge.answers import Answers
-from serving.edge.large import size_of
+from serving.edge.large_messages import size_of
+from serving.edge.unread import UnreadAnswers
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -83,8 +83,11 @@ async def in_order(
 
 
 def within_limits(
-    requests: AsyncIterator[Request], answer: Callable[[Request], Awaitable[Answer]], answers: Answers, context: object
+    requests: AsyncIterator[Request],
+    answer: Callable[[Request], Awaitable[Answer]],
+    answers: UnreadAnswers,
+    context: object,
 ) -> AsyncGenerator[Answer, None]:
-    """As `in_order`, while there is room among the answers on their way; those that wait for their turn are of them."""
+    """As `in_order`, while there is room for unread answers; those that wait for their turn count as unread."""
     ready = partial(answers.room, context)
     return in_order(requests, answer, IN_FLIGHT, ready, lambda one: answers.held(context, size_of(one)))

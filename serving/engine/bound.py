@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serving.engine.buckets import Rows, bucket_of, cut, fill
-from serving.engine.failures import DeviceLostError, Meaning, meaning_of
+from serving.engine.failures import DeviceLostError, ErrorKind, classify
 from serving.engine.placement import check_capturable, check_placement
 from vaeport.errors import DeviceError, VaeportError
 from vaeport.graphs import CUDA_PROVIDER, Device, Graph, graph_run_options
@@ -104,7 +104,7 @@ class BoundGraph:
                 self._build()
             except Exception as error:  # onnxruntime's exceptions share no public base
                 self._buckets = {}
-                if meaning_of(error) is Meaning.OUT_OF_MEMORY:
+                if classify(error) is ErrorKind.OUT_OF_MEMORY:
                     self._give_up_largest(error)
                 elif isinstance(error, VaeportError):
                     raise
@@ -126,10 +126,10 @@ class BoundGraph:
             try:
                 return self._compute(pieces)
             except Exception as error:  # onnxruntime's exceptions share no public base
-                meaning = meaning_of(error)
-                if meaning is Meaning.LOST:
+                kind = classify(error)
+                if kind is ErrorKind.LOST:
                     raise DeviceLostError(f"{self._name}: the device is lost: {error}") from error
-                if meaning is Meaning.OF_THE_ROWS:
+                if kind is ErrorKind.OF_THE_ROWS:
                     raise
                 self._give_up_largest(error)
             # Outside the handler: only here nothing refers to the old session any more, and its memory is free.

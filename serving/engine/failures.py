@@ -43,7 +43,7 @@ class DeviceLostError(UnavailableError):
     """The device cannot compute in this process any more. The batcher does not try again, and the worker ends."""
 
 
-class Meaning(Enum):
+class ErrorKind(Enum):
     """What an error means for the batches that follow."""
 
     OUT_OF_MEMORY = auto()
@@ -51,11 +51,11 @@ class Meaning(Enum):
     OF_THE_ROWS = auto()
 
 
-def meaning_of(error: BaseException) -> Meaning:
+def classify(error: BaseException) -> ErrorKind:
     """What an error that a session raised means."""
     text = str(error)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):  # first: CUDA's text for it matches both
-        return Meaning.OUT_OF_MEMORY
+        return ErrorKind.OUT_OF_MEMORY
     if isinstance(error, DeviceLostError) or LOST.search(text):
-        return Meaning.LOST
-    return Meaning.OF_THE_ROWS
+        return ErrorKind.LOST
+    return ErrorKind.OF_THE_ROWS

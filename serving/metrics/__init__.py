@@ -3,7 +3,7 @@
 catalogue.py   what there is: names, kinds, labels, buckets        knows no Prometheus
 recorder.py    in a worker: counts calls, batches and scores
 gpus.py        memory of the GPUs
-made.py        the recorder's metrics, in files that the supervisor reads
+instruments.py the recorder's metrics, in files that the supervisor reads
 folder.py      the files: counts of ended processes are kept, in one file of each kind
 room.py        reserves the files before they are needed, so that a full disk is noticed
 endpoint.py    in the supervisor: the folder, and the address where everything is scraped

@@ -17,7 +17,7 @@ from prometheus_client.values import close_all_multiprocess_files
 from serving.batching import Batcher, Refusal, Run
 from serving.metrics import catalogue
 from serving.metrics.catalogue import OTHER, REASONS, REFUSALS, Spec
-from serving.metrics.made import Made, ManyHistogram
+from serving.metrics.instruments import Instruments, ManyHistogram
 from vaeport.results import ModelInfo, Scores
 
 WRITING_SECONDS = 0.5  # the longest time from counting until it can be scraped; also the age of a gauge
@@ -33,21 +33,21 @@ class Recorder:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self._made = Made(registry or CollectorRegistry())
-        counter = self._made.counter(catalogue.REFUSED)
+        self._instruments = Instruments(registry or CollectorRegistry())
+        counter = self._instruments.counter(catalogue.REFUSED)
         self._refused = {cause: counter.labels(cause).inc for cause in REFUSALS}
         self._parts: list[MethodRecorder | GraphRecorder] = []
         atexit.register(close_all_multiprocess_files)  # not before: the last calls end with the loop
 
     def of_method(self, method: str) -> "MethodRecorder":
         """Counts the calls of a known method; a name that a stranger sends must not become a label."""
-        part = MethodRecorder(method, self._made)
+        part = MethodRecorder(method, self._instruments)
         self._parts.append(part)
         return part
 
     def of_graph(self, model: str, graph: str, padded: Callable[[int], int] | None = None) -> "GraphRecorder":
         """Observes the batcher of a graph; `padded` gives the rows that it computes for a batch, padding included."""
-        part = GraphRecorder((model, graph), self._made, self.refused, padded or (lambda rows: rows))
+        part = GraphRecorder((model, graph), self._instruments, self.refused, padded or (lambda rows: rows))
         self._parts.append(part)
         return part
 
@@ -60,16 +60,16 @@ class Recorder:
         labels, rows = (model.name, model.version), len(scores.elbo)
         percentile = scores.percentile
         ranked = [] if percentile is None else (percentile[~np.isnan(percentile)] / PERCENT).tolist()
-        self._made.histogram(catalogue.SCORES).labels(*labels).observe_many(ranked)
-        self._made.counter(catalogue.UNRANKED).labels(*labels).inc(rows - len(ranked))
+        self._instruments.histogram(catalogue.SCORES).labels(*labels).observe_many(ranked)
+        self._instruments.counter(catalogue.UNRANKED).labels(*labels).inc(rows - len(ranked))
 
     def served(self, model: ModelInfo, precision: str) -> None:
         """Note that a package takes requests."""
-        info = self._made.gauge(catalogue.PACKAGE)
+        info = self._instruments.gauge(catalogue.PACKAGE)
         info.labels(model.name, model.version, model.digest, precision, model.providers[0]).set(1)
         # A rate needs the zero before the first of them.
-        self._made.histogram(catalogue.SCORES).labels(model.name, model.version)
-        self._made.counter(catalogue.UNRANKED).labels(model.name, model.version)
+        self._instruments.histogram(catalogue.SCORES).labels(model.name, model.version)
+        self._instruments.counter(catalogue.UNRANKED).labels(model.name, model.version)
 
     def keep_writing(
         self,
@@ -83,11 +83,11 @@ class Recorder:
             not_after: when the certificate in use ends, as Unix time; None without TLS.
         """
         for labels, batcher in batchers.items():
-            self._made.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
-            self._made.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
-            self._made.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
+            self._instruments.gauge(catalogue.QUEUE_ROWS).labels(*labels).set(batcher.queued_rows)
+            self._instruments.gauge(catalogue.QUEUE_BYTES).labels(*labels).set(batcher.queued_bytes)
+            self._instruments.gauge(catalogue.QUEUE_LIMIT).labels(*labels).set(batcher.max_queue_rows)
         if (end := not_after()) is not None:
-            self._made.gauge(catalogue.CERTIFICATE).set(end)
+            self._instruments.gauge(catalogue.CERTIFICATE).set(end)
         self.write()
         asyncio.get_running_loop().call_later(WRITING_SECONDS, self.keep_writing, batchers, not_after)
 
@@ -97,19 +97,19 @@ class Recorder:
         for part in self._parts:
             part.write()
             in_flight += part.in_flight
-        self._made.gauge(catalogue.IN_FLIGHT).set(in_flight)
+        self._instruments.gauge(catalogue.IN_FLIGHT).set(in_flight)
 
 
 class MethodRecorder:
     """Counts the calls of one method; see `Recorder.of_method`."""
 
-    def __init__(self, method: str, made: Made) -> None:
+    def __init__(self, method: str, instruments: Instruments) -> None:
         self.in_flight = 0
         self._method = method
-        self._calls = made.counter(catalogue.CALLS)
+        self._calls = instruments.counter(catalogue.CALLS)
         for code in USUAL_CODES:
             self._calls.labels(method, code)  # a rate needs the zero before the first call
-        self._histogram = made.histogram(catalogue.CALL_TIME).labels(method)
+        self._histogram = instruments.histogram(catalogue.CALL_TIME).labels(method)
         self._codes: list[str] = []
         self._seconds: list[float] = []
 
@@ -139,17 +139,21 @@ class GraphRecorder:
     in_flight = 0
 
     def __init__(
-        self, labels: tuple[str, str], made: Made, refused: Callable[[str], None], padded: Callable[[int], int]
+        self,
+        labels: tuple[str, str],
+        instruments: Instruments,
+        refused: Callable[[str], None],
+        padded: Callable[[int], int],
     ) -> None:
         def histogram(spec: Spec) -> ManyHistogram:
-            return made.histogram(spec).labels(*labels)
+            return instruments.histogram(spec).labels(*labels)
 
         self._refused, self._padded = refused, padded
         self._queue, self._compute = histogram(catalogue.QUEUE_TIME), histogram(catalogue.COMPUTE_TIME)
         self._rows, self._fill = histogram(catalogue.BATCH_ROWS), histogram(catalogue.BATCH_FILL)
-        self._padding = made.counter(catalogue.PADDING).labels(*labels)
-        self._failures = made.counter(catalogue.BATCH_FAILURES).labels(*labels)
-        batches = made.counter(catalogue.BATCHES)
+        self._padding = instruments.counter(catalogue.PADDING).labels(*labels)
+        self._failures = instruments.counter(catalogue.BATCH_FAILURES).labels(*labels)
+        batches = instruments.counter(catalogue.BATCHES)
         self._batches = {reason: batches.labels(*labels, reason) for reason in REASONS}
         self._waits: list[float] = []
         self._runs: list[tuple[str, int, int, float, bool]] = []  # not the Run: that holds its callers' rows

@@ -44,7 +44,7 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def aside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The temporary path at which this process binds before it replaces a predecessor."""
     return path.with_name(f"{path.name}.{os.getpid()}")
 
@@ -61,8 +61,8 @@ def socket_mode(mode: int) -> Iterator[None]:
 
 def publish(path: Path) -> int:
     """Rename this process's socket into place; returns its inode, by which `withdraw` recognises it."""
-    inode = aside(path).stat().st_ino
-    aside(path).replace(path)
+    inode = temporary_path(path).stat().st_ino
+    temporary_path(path).replace(path)
     return inode
 
 

@@ -9,8 +9,8 @@ from serving.settings import Settings
 from serving.supervisor.entry import work
 from serving.supervisor.gpus import visible_gpus
 from serving.supervisor.notify import Notifier
-from serving.supervisor.observed import observed
 from serving.supervisor.ports import reserved_address
+from serving.supervisor.status import serve_status
 from serving.supervisor.supervisor import Supervisor
 from vaeport.machine import usable_cores
 
@@ -36,7 +36,7 @@ def launch(settings: Settings, environment: Mapping[str, str]) -> int:
     with reserved_address(settings) as address:
         notify = Notifier(environment.get("NOTIFY_SOCKET"))
         supervisor = Supervisor(settings, partial(work, settings, address, gpus), partial(_announce, address), notify)
-        with observed(supervisor, settings):
+        with serve_status(supervisor, settings):
             return supervisor.run()
 
 

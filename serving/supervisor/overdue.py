@@ -2,8 +2,8 @@
 
 from serving.heartbeat import hung
 from serving.settings import Settings
-from serving.supervisor.observed import HUNG
 from serving.supervisor.process import State, WorkerProcess
+from serving.supervisor.status import HUNG
 
 START_SECONDS = 600.0  # for loading and warming up: a large model on a GPU takes minutes
 FAILED_SECONDS = 5.0  # to end after it has said why; what a broken device holds may never come back from being freed

@@ -21,9 +21,9 @@ from serving.settings import Settings
 from serving.supervisor.crashes import LIMIT, Crashes
 from serving.supervisor.messages import Order
 from serving.supervisor.notify import Notifier
-from serving.supervisor.observed import exit_cause, status_of
 from serving.supervisor.overdue import overdue
 from serving.supervisor.process import State, Target, WorkerProcess
+from serving.supervisor.status import exit_cause, status_of
 from serving.supervisor.wanted import Packages, Wanted
 from vaeport.errors import PackageError
 
@@ -299,7 +299,7 @@ class Supervisor:
     def _switch(self, following: Generation, now: float) -> None:
         log.info("the new workers take calls; the old ones leave, when their callers have")
         old, self._current, self._next = self._current, following, None
-        self._wanted.refusals.forget()
+        self._wanted.backoff.forget()
         self._crashes = Crashes()
         for worker in old.workers:
             worker.tell(Order.LEAVE, now)
@@ -322,7 +322,7 @@ class Supervisor:
         log.error("reload refused, still serving %s: %s", _names(self._current.packages), why)
         if self.metrics is not None:
             self.metrics.reloaded("failed")
-        self._wanted.refusals.refused(what, now)
+        self._wanted.backoff.refused(what, now)
         self._notify("READY=1", f"STATUS=reload refused: {why}")
 
     # --- signals

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from serving.repository import default_packages
 from serving.supervisor.messages import Said
-from serving.supervisor.refusals import Refusals
+from serving.supervisor.reload_backoff import ReloadBackoff
 from vaeport.errors import PackageError
 
 Packages = tuple[Path, ...]  # a folder for each model
@@ -20,14 +20,14 @@ class Wanted:
         watch: seconds between two looks without being asked; 0 means never.
         asked: whether a reload was asked for. Signal handlers set it.
         unloaded: names of models that are left out until a caller asks for them.
-        refusals: what has been tried and refused.
+        backoff: what has been tried and refused.
     """
 
     models: Path
     watch: float
     asked: bool = False
     unloaded: set[str] = field(default_factory=set)
-    refusals: Refusals = field(default_factory=Refusals)
+    backoff: ReloadBackoff = field(default_factory=ReloadBackoff)
     _look_at: float = 0.0
 
     def hear(self, said: Said, model: str, current: Packages) -> None:
@@ -54,15 +54,15 @@ class Wanted:
         try:
             packages = self._packages()
         except (PackageError, OSError) as error:
-            if asked or self.refusals.may_try(str(error), now):
+            if asked or self.backoff.may_try(str(error), now):
                 raise
             return None
         if asked:
             return packages
         if packages == current:
-            self.refusals.forget()
+            self.backoff.forget()
             return None
-        return packages if self.refusals.may_try(packages, now) else None
+        return packages if self.backoff.may_try(packages, now) else None
 
     def _packages(self) -> Packages:
         found = default_packages(self.models)

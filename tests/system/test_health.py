@@ -172,7 +172,7 @@ def test_no_payload_latent_or_token_is_ever_logged(
     for secret in hidden:
         assert secret not in log
     events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    calls = [event for event in events if event["logger"] == "serving.edge.calls"]
+    calls = [event for event in events if event["logger"] == "serving.edge.call_log"]
     assert [event["status"] for event in calls] == [code.name for code in codes]
     assert {event["request_id"] for event in calls} == {"id-7"}
 

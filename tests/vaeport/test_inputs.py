@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vaeport.arrays import to_float
-from vaeport.chunks import Gathering, chunks_of, read_chunk
+from vaeport.chunks import Chunker, chunks_of, read_chunk
 from vaeport.errors import InvalidInputError
 from vaeport.inputs import has_pictures, read_images
 from vaeport.manifest import Preprocessing
@@ -96,7 +96,7 @@ def test_chunks_hold_all_images_in_order_and_no_more_rows_than_they_may(pieces: 
         part = numbered(total, total + max(1, piece))
         items.append(part if piece else part[0])
         total += len(part)
-    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(items, Gathering(model(), rows))]
+    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(items, Chunker(model(), rows))]
     assert [len(chunk) for chunk in chunks[:-1]] == [rows] * (len(chunks) - 1)
     assert sum(map(len, chunks)) == total
     assert [int(image[0, 0, 0]) for chunk in chunks for image in chunk] == list(range(total))
@@ -120,7 +120,7 @@ def test_an_array_that_is_used_again_for_the_next_image_does_not_change_the_last
             frame[:] = number
             yield frame
 
-    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(frames(), Gathering(model(), 3))]
+    chunks = [read_chunk(chunk, model()) for chunk in chunks_of(frames(), Chunker(model(), 3))]
     assert np.array_equal(np.concatenate(chunks), numbered(0, 5))
 
 
@@ -139,7 +139,7 @@ def test_a_bad_image_is_refused_with_its_chunk(bad: Any) -> None:
         yield from numbered(0, 3)
         yield bad
 
-    chunks = chunks_of(items(), Gathering(model(), 2))
+    chunks = chunks_of(items(), Chunker(model(), 2))
     assert len(read_chunk(next(chunks), model())) == 2
     with pytest.raises((InvalidInputError, FileNotFoundError)):
         read_chunk(next(chunks), model())

@@ -45,7 +45,7 @@ Make = Callable[..., Retries]
 def delays(attempts: Attempts, error: errors.VaeportError, clock: Clock, most: int = 100) -> list[float]:
     """The delays after one failure after the other, each of which is waited."""
     found: list[float] = []
-    while len(found) < most and (delay := attempts.delay_after(error)) is not None:
+    while len(found) < most and (delay := attempts.after_failure(error)) is not None:
         found.append(delay)
         clock.now += delay
     return found
@@ -65,7 +65,7 @@ def delays(attempts: Attempts, error: errors.VaeportError, clock: Clock, most: i
     ],
 )
 def test_what_would_fail_again_is_final(make: Make, error: errors.VaeportError) -> None:
-    assert make().begin(30).delay_after(error) is None
+    assert make().begin(30).after_failure(error) is None
 
 
 def test_unavailable_is_tried_again_after_delays_that_double_up_to_a_second(make: Make, clock: Clock) -> None:
@@ -73,13 +73,13 @@ def test_unavailable_is_tried_again_after_delays_that_double_up_to_a_second(make
 
 
 def test_delays_are_anywhere_between_nothing_and_their_cap() -> None:
-    drawn = [Retries().begin(30).delay_after(GONE) or 0.0 for _ in range(200)]
+    drawn = [Retries().begin(30).after_failure(GONE) or 0.0 for _ in range(200)]
     assert 0 <= min(drawn) < 0.01
     assert 0.04 < max(drawn) <= 0.05
 
 
 def test_no_retries_means_one_attempt(make: Make) -> None:
-    assert make(0).begin(30).delay_after(GONE) is None
+    assert make(0).begin(30).after_failure(GONE) is None
 
 
 def test_fewer_than_none_is_refused() -> None:
@@ -93,18 +93,18 @@ def test_a_full_queue_is_tried_again_not_before_the_time_it_names(make: Make, cl
 
 
 def test_a_time_after_the_deadline_is_not_waited_for(make: Make) -> None:
-    assert make().begin(1.5).delay_after(errors.OverloadedError("full", retry_after=2.0)) is None
+    assert make().begin(1.5).after_failure(errors.OverloadedError("full", retry_after=2.0)) is None
 
 
 def test_all_attempts_share_one_deadline(make: Make, clock: Clock) -> None:
     attempts = make().begin(10)
     assert attempts.timeout() == 10
     clock.now += 4
-    attempts.delay_after(FULL)
+    attempts.after_failure(FULL)
     assert attempts.timeout() == 6
     clock.now += 5.95
     assert attempts.timeout() == pytest.approx(0.05)
-    assert attempts.delay_after(FULL) is None
+    assert attempts.after_failure(FULL) is None
     clock.now += 1
     assert attempts.timeout() == 0
 
@@ -112,9 +112,9 @@ def test_all_attempts_share_one_deadline(make: Make, clock: Clock) -> None:
 def test_only_an_attempt_after_unavailable_waits_for_a_connection(make: Make) -> None:
     attempts = make().begin(30)
     assert not attempts.wait_for_ready
-    attempts.delay_after(FULL)
+    attempts.after_failure(FULL)
     assert not attempts.wait_for_ready
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     assert attempts.wait_for_ready
 
 
@@ -123,13 +123,13 @@ def test_after_an_answer_a_connection_may_take_almost_the_deadline_to_come_back(
     make: Make, clock: Clock, seconds: float, waits: float
 ) -> None:
     attempts = make().begin(seconds)
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     assert attempts.timeout() == pytest.approx(waits)
     clock.now += waits
-    assert attempts.delay_after(LATE) == 0
+    assert attempts.after_failure(LATE) == 0
     assert attempts.timeout() == pytest.approx(seconds - waits)
     assert not attempts.wait_for_ready
-    assert attempts.delay_after(GONE) is None
+    assert attempts.after_failure(GONE) is None
 
 
 def test_before_any_answer_a_connection_has_its_own_time_and_then_one_attempt_says_why(
@@ -137,58 +137,58 @@ def test_before_any_answer_a_connection_has_its_own_time_and_then_one_attempt_sa
 ) -> None:
     attempts = make(answered=False).begin(30)
     clock.now += 1
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     assert attempts.timeout() == 4  # of the 5 for connecting
     clock.now += 4
-    assert attempts.delay_after(LATE) == 0
+    assert attempts.after_failure(LATE) == 0
     assert (attempts.timeout(), attempts.wait_for_ready) == (25, False)
-    assert attempts.delay_after(GONE) is None
+    assert attempts.after_failure(GONE) is None
 
 
 def test_an_attempt_that_connected_just_in_time_has_the_rest_of_the_deadline(make: Make, clock: Clock) -> None:
     attempts = make(answered=False).begin(30)
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     clock.now += attempts.timeout()
-    attempts.delay_after(LATE)
+    attempts.after_failure(LATE)
     clock.now += attempts.timeout()
     assert clock.now == 130
-    assert attempts.delay_after(LATE) is None
+    assert attempts.after_failure(LATE) is None
 
 
 def test_connecting_takes_at_most_half_of_the_deadline(make: Make) -> None:
     attempts = make(answered=False).begin(4)
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     assert attempts.timeout() == 2
 
 
 def test_when_the_time_to_connect_is_over_the_failure_is_final(make: Make, clock: Clock) -> None:
     attempts = make(answered=False).begin(30)
     clock.now += 5  # gRPC itself gives up on a host that does not answer
-    assert attempts.delay_after(GONE) is None
+    assert attempts.after_failure(GONE) is None
 
 
 @pytest.mark.parametrize("error", [errors.OverloadedError("full"), errors.NotFoundError("no")])
 def test_a_refusal_is_an_answer_too(make: Make, error: errors.VaeportError) -> None:
     shared = make(answered=False)
-    shared.begin(30).delay_after(error)
+    shared.begin(30).after_failure(error)
     assert shared.answered
 
 
 def test_silence_is_no_answer(make: Make) -> None:
     shared = make(answered=False)
     for error in (GONE, LATE):
-        shared.begin(30).delay_after(error)
+        shared.begin(30).after_failure(error)
     assert not shared.answered
 
 
 def test_a_deadline_that_passes_says_what_came_before(make: Make, clock: Clock) -> None:
     attempts = make().begin(30)
-    attempts.delay_after(GONE)
+    attempts.after_failure(GONE)
     clock.now += attempts.timeout()
-    attempts.delay_after(LATE)
+    attempts.after_failure(LATE)
     clock.now += attempts.timeout()
     late = errors.DeadlineExceededError("too late")
-    assert attempts.delay_after(late) is None
+    assert attempts.after_failure(late) is None
     assert clock.now == 130
     assert str(late) == "too late; before that, gone"
 
@@ -197,7 +197,7 @@ def test_without_tokens_nothing_is_tried_again(make: Make, clock: Clock) -> None
     shared = make(retries=3)
     made = sum(len(delays(shared.begin(30), GONE, clock)) for _ in range(1000))
     assert made == BUDGET_TOKENS
-    assert shared.begin(30).delay_after(GONE) is None
+    assert shared.begin(30).after_failure(GONE) is None
 
 
 def test_success_earns_a_tenth_of_a_retry(make: Make) -> None:
@@ -205,11 +205,11 @@ def test_success_earns_a_tenth_of_a_retry(make: Make) -> None:
     while shared.take_token():
         pass
     shared.succeeded()
-    assert shared.begin(30).delay_after(GONE) is None
+    assert shared.begin(30).after_failure(GONE) is None
     for _ in range(round(1 / TOKENS_PER_SUCCESS)):
         shared.succeeded()
-    assert shared.begin(30).delay_after(GONE) is not None
-    assert shared.begin(30).delay_after(GONE) is None
+    assert shared.begin(30).after_failure(GONE) is not None
+    assert shared.begin(30).after_failure(GONE) is None
 
 
 def test_the_budget_is_never_more_than_full(make: Make) -> None:
@@ -223,7 +223,7 @@ def test_when_every_call_fails_once_retries_stay_within_what_success_earns(make:
     shared, calls = make(), 20_000
     retried = 0
     for _ in range(calls):
-        retried += shared.begin(30).delay_after(GONE) is not None
+        retried += shared.begin(30).after_failure(GONE) is not None
         shared.succeeded()
     assert retried <= BUDGET_TOKENS + TOKENS_PER_SUCCESS * calls
 
@@ -232,5 +232,5 @@ def test_a_time_in_which_nobody_looked_does_not_count(make: Make, clock: Clock) 
     attempts = make().begin(10)
     clock.now += 60
     attempts.excuse(58)
-    assert attempts.delay_after(GONE) is not None
+    assert attempts.after_failure(GONE) is not None
     assert attempts.timeout() <= 8

@@ -25,7 +25,7 @@ def doctor(options: argparse.Namespace) -> int:
 def add(commands: "Commands") -> None:
     """The flags."""
     examples = ["vaeport doctor", "vaeport doctor --package models/digits/1 --server localhost:50051"]
-    command = flags.add_command(commands, doctor, "what works here, and what does not", examples, [flags.locks()])
+    command = flags.add_command(commands, doctor, "what works here, and what does not", examples, [flags.credentials()])
     command.add_argument("--package", type=Path, metavar="PATH", help="a package to self-test, too, on the CPU")
     command.add_argument("--precision", default="fp32", metavar="NAME", help="of its graphs (%(default)s)")
     command.add_argument("--server", metavar="ADDRESS", help="a server to ask, too")

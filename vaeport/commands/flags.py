@@ -36,10 +36,10 @@ def add_command(
     return command
 
 
-def locks() -> argparse.ArgumentParser:
+def credentials() -> argparse.ArgumentParser:
     """TLS and tokens."""
     flags = argparse.ArgumentParser(add_help=False)
-    _add_locks(flags)
+    _add_credentials(flags)
     return flags
 
 
@@ -62,7 +62,7 @@ def source() -> argparse.ArgumentParser:
     served.add_argument(
         "--timeout", type=float, metavar="SECONDS", help=f"for each request, with retries ({DEFAULT_TIMEOUT:g})"
     )
-    _add_locks(flags)
+    _add_credentials(flags)
     here = flags.add_argument_group("with --package")
     here.add_argument(
         "--precision", metavar="NAME", help="of the graphs: fp32 (the default), or fp16, int8 if it has them"
@@ -108,7 +108,7 @@ def positive_seconds(text: str) -> float:
     return number
 
 
-def _add_locks(flags: argparse.ArgumentParser) -> None:
+def _add_credentials(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("a server with TLS or tokens")
     group.add_argument("--tls", action="store_const", const=True, help="encrypt, and check the server's certificate")
     group.add_argument(

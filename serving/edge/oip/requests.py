@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.edge.oip import grpc_service_pb2 as pb
-from serving.graphs import GraphSpec
+from serving.graphs import GraphInterface
 from vaeport.errors import InvalidInputError
 from vaeport.wire import MAX_AXES
 
@@ -40,7 +40,7 @@ class Wanted:
     timeout: float | None
 
 
-def read_request(request: pb.ModelInferRequest, spec: GraphSpec) -> Wanted:
+def read_request(request: pb.ModelInferRequest, spec: GraphInterface) -> Wanted:
     """What `request` asks of a graph.
 
     Raises:

@@ -7,9 +7,9 @@ import numpy as np
 
 from serving.batching import Duration, Statistics
 from serving.core import Inferred
-from serving.edge.large import Written
+from serving.edge.large_messages import Written
 from serving.edge.oip import grpc_service_pb2 as pb
-from serving.graphs import ServedGraph, TensorSpec
+from serving.graphs import ServedGraph, TensorInterface
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # what Triton calls graphs like these
 DATATYPE = "FP32"  # of all graphs
@@ -128,5 +128,5 @@ def _duration(duration: Duration) -> pb.StatisticDuration:
     return pb.StatisticDuration(count=duration.count, ns=round(duration.seconds * 1e9))
 
 
-def _tensor(tensor: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+def _tensor(tensor: TensorInterface) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=DATATYPE, shape=[-1, *tensor.dims])

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from serving.core import Core
-from serving.edge.answers import Answers
 from serving.edge.deadline import deadline_of, within
 from serving.edge.health import HealthServicer
-from serving.edge.large import LARGE_BYTES, aside, is_large
+from serving.edge.large_messages import LARGE_BYTES, is_large, on_thread
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.edge.oip.requests import read_request
 from serving.edge.oip.responses import (
@@ -27,6 +26,7 @@ from serving.edge.oip.responses import (
 from serving.edge.request_id import request_id_of
 from serving.edge.status import failure_of
 from serving.edge.streams import within_limits
+from serving.edge.unread import UnreadAnswers
 from serving.graphs import ServedGraph, graph_names
 from serving.repository import default_packages
 from serving.settings import Settings
@@ -67,7 +67,7 @@ class InferenceServicer:
         settings: Settings,
         max_rows: int,
         change: Callable[[str, bool], None] | None,
-        answers: Answers,
+        answers: UnreadAnswers,
     ) -> None:
         self._core = core
         self._answers = answers
@@ -176,12 +176,12 @@ class InferenceServicer:
         """Compute, and make the response; a large response is serialised already."""
         graph = self._core.graph(request.model_name, request.model_version)
         if any(_is_slow(tensor) for tensor in request.inputs[:1]):
-            wanted = await aside(read_request, request, graph.spec)
+            wanted = await on_thread(read_request, request, graph.spec)
         else:
             wanted = read_request(request, graph.spec)
         inferred = await self._core.infer(graph, wanted.rows, within(wanted.timeout, deadline))
         if sum(inferred.outputs[index].nbytes for index in wanted.outputs) >= LARGE_BYTES:
-            return cast("Response", await aside(written, make, inferred, wanted.outputs, request.id))
+            return cast("Response", await on_thread(written, make, inferred, wanted.outputs, request.id))
         return make(inferred, wanted.outputs, request.id)
 
     def _is_ready(self, graph: ServedGraph) -> bool:

@@ -187,7 +187,7 @@ class Batching(RuleBasedStateMachine):
             assert batcher.queued_rows == sum(request.count - request.taken for request in waiting)
             assert batcher.queued_bytes == sum(request.rows.nbytes for request in waiting)
             assert batcher.queued_rows <= self.limits.max_queue_rows
-            self.allowance_was_short |= batcher._halves._allowance < 16
+            self.allowance_was_short |= batcher._bisection._allowance < 16
         assert max(self.engine.sizes, default=0) <= self.limits.max_batch_rows
         assert len(self.clock.timers) <= len(self.batchers) * (1 + (self.limits.max_delay > 0))
 

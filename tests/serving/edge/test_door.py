@@ -10,11 +10,11 @@ import grpc
 import pytest
 from grpc import aio
 
-from serving.edge.answers import Answers
 from serving.edge.credentials import caller_of, check_admin_closed, token_check
 from serving.edge.door import Check, Details
 from serving.edge.guard import GuardedServer
 from serving.edge.peers import Peers
+from serving.edge.unread import UnreadAnswers
 from serving.security.access import Scope
 from serving.security.tokens import line_of, new_secret, watch_tokens
 from tests.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, Connection, frame, grpc_headers, message
@@ -33,7 +33,7 @@ UNWRITABLE = b"no answer can be made of this"
 class ToyServer:
     """Echoes on four services; what it has parsed is kept."""
 
-    def __init__(self, checks: list[Check], peers: Peers | None = None, answers: Answers | None = None) -> None:
+    def __init__(self, checks: list[Check], peers: Peers | None = None, answers: UnreadAnswers | None = None) -> None:
         self.parsed: list[bytes] = []
         self.arrived = asyncio.Semaphore(0)
         self.held = asyncio.Event()
@@ -75,7 +75,7 @@ async def toy() -> AsyncIterator[Toy]:
     started: list[tuple[ToyServer, aio.Channel]] = []
 
     async def start(
-        *checks: Check, peers: Peers | None = None, answers: Answers | None = None
+        *checks: Check, peers: Peers | None = None, answers: UnreadAnswers | None = None
     ) -> tuple[ToyServer, aio.Channel]:
         server = ToyServer(list(checks), peers, answers)
         await server.server.start()
@@ -293,11 +293,11 @@ async def test_a_caller_may_have_so_many_bytes_in_hand_in_streams_too(toy: Toy) 
 @pytest.mark.parametrize(
     ("answers", "text"),
     [
-        (Answers(10**9, 500_000, caller_of), "127.0.0.1 has not read 600000 bytes of answers, of at most 500000"),
-        (Answers(500_000, 10**9, caller_of), "600000 bytes of answers are on their way, of at most 500000"),
+        (UnreadAnswers(10**9, 500_000, caller_of), "127.0.0.1 has not read 600000 bytes of answers, of at most 500000"),
+        (UnreadAnswers(500_000, 10**9, caller_of), "600000 bytes of answers are on their way, of at most 500000"),
     ],
 )
-async def test_who_does_not_read_his_answers_gets_no_more_of_them(toy: Toy, answers: Answers, text: str) -> None:
+async def test_who_does_not_read_his_answers_gets_no_more_of_them(toy: Toy, answers: UnreadAnswers, text: str) -> None:
     server, channel = await toy(answers=answers)
 
     def ask_and_read_nothing() -> Connection:

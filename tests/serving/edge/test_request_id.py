@@ -10,7 +10,7 @@ import pytest
 from grpc import aio
 
 from serving.core import Core
-from serving.edge import Edge, calls
+from serving.edge import Edge, call_log
 from serving.edge.request_id import request_id_of
 from serving.edge.server import VAE_SERVICE
 from serving.settings import Settings
@@ -91,14 +91,14 @@ async def test_a_call_that_succeeds_makes_no_id(served: Served, monkeypatch: pyt
         raise AssertionError
 
     monkeypatch.setattr("serving.edge.guard.request_id_of", never)
-    monkeypatch.setattr(calls, "request_id_of", never)
+    monkeypatch.setattr(call_log, "request_id_of", never)
     await served.stub.Encode(vae_pb2.EncodeRequest(images=GOOD))
 
 
 class Logging:
-    """A server that logs its calls."""
+    """a server that logs its calls."""
 
-    def __init__(self, which: calls.LogCalls) -> None:
+    def __init__(self, which: call_log.LogCalls) -> None:
         self.core = Core([toy_model()], max_request_rows=1024)
         self.address = free_address()
         self.edge = Edge(self.core, self.address, Settings(log_calls=which))
@@ -114,7 +114,7 @@ class Logging:
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """What has been logged of calls."""
-    return [vars(record) for record in caplog.records if record.name == calls.log.name]
+    return [vars(record) for record in caplog.records if record.name == call_log.log.name]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     ],
 )
 async def test_calls_leave_the_lines_that_were_asked_for(
-    which: calls.LogCalls, expected: list[str], caplog: pytest.LogCaptureFixture
+    which: call_log.LogCalls, expected: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with Logging(which) as served:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.engine.failures import DeviceLostError, Meaning, meaning_of
+from serving.engine.failures import DeviceLostError, ErrorKind, classify
 from vaeport.errors import UnavailableError
 
 CUDA = (
@@ -31,11 +31,11 @@ NODE = (
     ],
 )
 def test_memory_that_has_run_out_is_known_by_its_text(text: str) -> None:
-    assert meaning_of(RuntimeError(text)) is Meaning.OUT_OF_MEMORY
+    assert classify(RuntimeError(text)) is ErrorKind.OUT_OF_MEMORY
 
 
 def test_numpy_s_own_error_is_memory_too() -> None:
-    assert meaning_of(MemoryError("Unable to allocate 1 TiB")) is Meaning.OUT_OF_MEMORY
+    assert classify(MemoryError("Unable to allocate 1 TiB")) is ErrorKind.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_numpy_s_own_error_is_memory_too() -> None:
     ],
 )
 def test_a_lost_device_is_known_by_its_text(text: str) -> None:
-    assert meaning_of(RuntimeError(text)) is Meaning.LOST
+    assert classify(RuntimeError(text)) is ErrorKind.LOST
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_a_lost_device_is_known_by_its_text(text: str) -> None:
     ],
 )
 def test_every_other_error_is_of_the_rows(text: str) -> None:
-    assert meaning_of(RuntimeError(text)) is Meaning.OF_THE_ROWS
+    assert classify(RuntimeError(text)) is ErrorKind.OF_THE_ROWS
 
 
 def test_the_batcher_and_the_edge_take_a_lost_device_for_unavailable() -> None:
     assert issubclass(DeviceLostError, UnavailableError)
-    assert meaning_of(DeviceLostError("no memory for a batch of 1 rows")) is Meaning.LOST
+    assert classify(DeviceLostError("no memory for a batch of 1 rows")) is ErrorKind.LOST

@@ -35,7 +35,7 @@ for line in sys.stdin:
 EVERYTHING = """
 from prometheus_client import CollectorRegistry
 from serving.metrics import catalogue, made
-metrics = made.Made(CollectorRegistry())
+metrics = made.Instruments(CollectorRegistry())
 for spec in catalogue.CATALOGUE:
     if spec.source == "worker":
         metric = getattr(metrics, spec.kind)(spec)

@@ -15,7 +15,7 @@ def bound(path: Path, mode: int = 0o600) -> socket.socket:
     """A listener, bound aside as a worker does."""
     listener = socket.socket(socket.AF_UNIX)
     with unix.socket_mode(mode):
-        listener.bind(str(unix.aside(path)))
+        listener.bind(str(unix.temporary_path(path)))
     listener.listen()
     return listener
 
@@ -25,7 +25,7 @@ def test_a_socket_has_its_mode_from_the_first_moment(tmp_path: Path, mode: int) 
     before = os.umask(0o022)
     os.umask(before)
     with bound(tmp_path / "s", mode):
-        assert stat.S_IMODE(unix.aside(tmp_path / "s").stat().st_mode) == mode
+        assert stat.S_IMODE(unix.temporary_path(tmp_path / "s").stat().st_mode) == mode
     after = os.umask(0o022)
     os.umask(after)
     assert before == after

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.supervisor.messages import Said
-from serving.supervisor.refusals import FIRST_RETRY
+from serving.supervisor.reload_backoff import FIRST_RETRY
 from serving.supervisor.wanted import Wanted
 from vaeport.errors import PackageError
 
@@ -40,7 +40,7 @@ def test_a_watcher_does_not_try_at_once_what_was_refused(two: tuple[Path, ...]) 
     wanted = Wanted(two[0].parents[1], watch=1.0)
     old = (two[0],)
     assert wanted.due(old, now=10.0) == two
-    wanted.refusals.refused(two, 10.0)
+    wanted.backoff.refused(two, 10.0)
     assert wanted.due(old, now=12.0) is None
     assert wanted.due(old, now=10.0 + FIRST_RETRY) == two
 
@@ -59,7 +59,7 @@ def test_who_asks_always_hears_what_is_wrong_and_a_watcher_once(tmp_path: Path) 
     wanted = Wanted(tmp_path / "nowhere", watch=1.0)
     with pytest.raises((PackageError, OSError)) as error:
         wanted.due((), now=10.0)
-    wanted.refusals.refused(str(error.value), 10.0)
+    wanted.backoff.refused(str(error.value), 10.0)
     assert wanted.due((), now=11.0) is None
     wanted.asked = True
     with pytest.raises((PackageError, OSError)):

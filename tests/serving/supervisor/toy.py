@@ -17,7 +17,7 @@ import tyro
 from serving.heartbeat import Heartbeat
 from serving.logs import configure_logging
 from serving.settings import Settings
-from serving.supervisor import CrashLoopError, StartError, crashes, refusals, supervisor
+from serving.supervisor import CrashLoopError, StartError, crashes, reload_backoff, supervisor
 from serving.supervisor.messages import Order, Said
 
 BEAT_SECONDS = 0.1
@@ -69,7 +69,7 @@ def _serve(nature: str, packages: tuple[Path, ...], channel: Connection) -> None
 if __name__ == "__main__":
     configure_logging()
     vars(crashes)["LONGEST_DELAY"] = 0.1  # a crash loop of minutes is no test
-    vars(refusals)["FIRST_RETRY"] = 3600.0  # and nobody waits for this one
+    vars(reload_backoff)["FIRST_RETRY"] = 3600.0  # and nobody waits for this one
     try:
         sys.exit(supervisor.Supervisor(tyro.cli(Settings), toy_work, lambda: print("ready", flush=True)).run())
     except (StartError, CrashLoopError) as error:

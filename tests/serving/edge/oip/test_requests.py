@@ -9,12 +9,12 @@ import pytest
 
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.edge.oip.requests import read_request
-from serving.graphs import GraphSpec, TensorSpec
+from serving.graphs import GraphInterface, TensorInterface
 from vaeport.errors import InvalidInputError
 
-SPEC = GraphSpec(
-    TensorSpec("image", (1, 2, 3), ("float32", "float16", "uint8")),
-    (TensorSpec("mean", (2,)), TensorSpec("log_var", (2,))),
+SPEC = GraphInterface(
+    TensorInterface("image", (1, 2, 3), ("float32", "float16", "uint8")),
+    (TensorInterface("mean", (2,)), TensorInterface("log_var", (2,))),
     0.0,
     1.0,
 )

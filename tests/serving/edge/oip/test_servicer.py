@@ -17,12 +17,12 @@ from grpc import aio
 from serving.batching.delivery import Rows
 from serving.core import Core
 from serving.edge import Edge
-from serving.edge.answers import Answers
 from serving.edge.health import HealthServicer
 from serving.edge.oip import SERVICE, InferenceServicer
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.edge.oip.service import NOT_HERE
 from serving.edge.server import VAE_SERVICE
+from serving.edge.unread import UnreadAnswers
 from serving.settings import Settings
 from tests.serving.test_edge import free_address
 from tests.serving.toys import encode, toy_model
@@ -33,7 +33,7 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 from vaeport.wire import from_tensor, to_tensor
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-ANSWERS = Answers(2**40, 2**40, lambda _: "anybody")
+ANSWERS = UnreadAnswers(2**40, 2**40, lambda _: "anybody")
 IMAGES = np.random.default_rng(0).random((3, 1, 2, 3), np.float32)
 
 

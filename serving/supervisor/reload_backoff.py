@@ -6,7 +6,7 @@ FIRST_RETRY, LONGEST_RETRY = 10.0, 600.0  # seconds until the next try; doubled 
 
 
 @dataclass(slots=True)
-class Refusals:
+class ReloadBackoff:
     """The last refusal.
 
     Attributes:

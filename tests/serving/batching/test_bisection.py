@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from serving.batching.bisection import ALLOWANCE, Bisection
 from serving.batching.delivery import Batched, Piece, Request, Rows
-from serving.batching.halves import ALLOWANCE, Halves
 from serving.batching.observer import Reason
 from tests.serving.batching.toys import ToyEngine, assert_own_rows, batching, rows, start
 from vaeport.errors import UnavailableError
@@ -21,7 +21,7 @@ class Attempts:
         self.guilty, self.error = guilty, error
         self.sizes: list[int] = []
         self.reasons: list[Reason] = []
-        self.halves = Halves(self.attempt, lambda piece, error: piece.request.done.set_exception(error))
+        self.halves = Bisection(self.attempt, lambda piece, error: piece.request.done.set_exception(error))
 
     async def attempt(self, pieces: list[Piece], reason: Reason) -> None:
         self.sizes.append(len(pieces))
@@ -104,7 +104,7 @@ async def test_an_engine_lost_during_the_retries_fails_whoever_is_left() -> None
             raise UnavailableError("lost")
         await attempts.attempt(pieces, reason)
 
-    attempts.halves = Halves(lost, lambda piece, error: piece.request.done.set_exception(error))
+    attempts.halves = Bisection(lost, lambda piece, error: piece.request.done.set_exception(error))
     assert await attempts.batch(range(8)) == {0, 2, 3, 4, 5, 6, 7}
 
 

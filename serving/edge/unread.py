@@ -24,7 +24,7 @@ class TooManyAnswersError(OverloadedError):
     """Too many bytes of answers have not been read."""
 
 
-class Answers:
+class UnreadAnswers:
     """The bytes of answers on their way.
 
     Args:

@@ -27,7 +27,7 @@ class ManyHistogram(Histogram):
 Metric = TypeVar("Metric", Counter, Gauge, ManyHistogram)
 
 
-class Made:
+class Instruments:
     """The metrics of a worker, each made when it is first needed: one without labels is 0 from then on.
 
     Args:

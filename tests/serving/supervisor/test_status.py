@@ -8,8 +8,8 @@ import pytest
 
 from serving.heartbeat import Heartbeat
 from serving.metrics.catalogue import EXIT_CAUSES, WORKER_STATES
-from serving.supervisor.observed import STATES, exit_cause, status_of
 from serving.supervisor.process import State, WorkerProcess
+from serving.supervisor.status import STATES, exit_cause, status_of
 from serving.worker import EXIT_DEVICE_LOST
 
 SIGKILL = -9

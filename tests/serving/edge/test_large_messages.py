@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.edge import guard, large, servicer
+from serving.edge import guard, large_messages, servicer
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.edge.oip import servicer as oip_servicer
 from serving.edge.oip.service import SERVICE
@@ -41,19 +41,19 @@ def count_everything_as_large(
     called: list[str] = []
     for module in modules:
         monkeypatch.setattr(module, "LARGE_BYTES", 0)
-        monkeypatch.setattr(module, "aside", watched(called))
-    monkeypatch.setattr(large, "LARGE_BYTES", 0)
+        monkeypatch.setattr(module, "on_thread", watched(called))
+    monkeypatch.setattr(large_messages, "LARGE_BYTES", 0)
     return called
 
 
 def watched(called: list[str]) -> Callable[..., Any]:
     """`aside`, which notes what is called."""
 
-    async def aside(function: Callable[..., Any], *args: Any) -> Any:
+    async def on_thread(function: Callable[..., Any], *args: Any) -> Any:
         called.append(getattr(function, "__name__", "held"))
-        return await large.aside(function, *args)
+        return await large_messages.on_thread(function, *args)
 
-    return aside
+    return on_thread
 
 
 async def answers(served: Served) -> list[Any]:
@@ -99,7 +99,7 @@ async def test_many_bytes_one_by_one_are_read_on_the_thread(
     monkeypatch: pytest.MonkeyPatch, rows: int, thread: list[str]
 ) -> None:
     called: list[str] = []
-    monkeypatch.setattr(oip_servicer, "aside", watched(called))
+    monkeypatch.setattr(oip_servicer, "on_thread", watched(called))
     request = pb.ModelInferRequest(model_name="toy_encoder")
     request.inputs.add(name="image", datatype="UINT8", shape=[rows, *IMAGE_SHAPE])
     request.inputs[0].contents.uint_contents.extend([200] * (6 * rows))
@@ -182,4 +182,4 @@ async def test_a_caller_who_leaves_while_his_message_is_read_has_left(monkeypatc
     [((1, *IMAGE_SHAPE), False), ((2**18,), True), ((2**9, 2**9), True), ((2**62,) * 9, False), ((), False)],
 )
 def test_a_tensor_is_as_large_as_its_shape_says(shape: tuple[int, ...], is_large: bool) -> None:
-    assert large.is_large(shape) is is_large
+    assert large_messages.is_large(shape) is is_large

@@ -17,7 +17,7 @@ STATES = {State.SERVING: "ready", State.LEAVING: "draining"}  # any other state 
 
 
 @contextmanager
-def observed(supervisor: "Supervisor", settings: Settings) -> Iterator[None]:
+def serve_status(supervisor: "Supervisor", settings: Settings) -> Iterator[None]:
     """Serve metrics and probes as long as the server runs; does nothing without `--http-port`.
 
     Raises:
@@ -50,14 +50,14 @@ def status_of(workers: list[WorkerProcess], reason: str = "") -> Status:
     """The server's current state; `reason` is why it takes no calls, whatever its workers say."""
     states = {worker.process.pid or 0: _state(worker) for worker in workers}
     if not reason and "ready" not in states.values():
-        reason = next((why for worker in workers if (why := _ails(worker))), "no worker serves")
+        reason = next((why for worker in workers if (why := _fault_of(worker))), "no worker serves")
     return Status(reason, states)
 
 
 def _state(worker: WorkerProcess) -> str:
-    return "unready" if _ails(worker) else STATES.get(worker.state, "starting")
+    return "unready" if _fault_of(worker) else STATES.get(worker.state, "starting")
 
 
-def _ails(worker: WorkerProcess) -> str:
+def _fault_of(worker: WorkerProcess) -> str:
     """Why a serving worker is not ready, by its last beat."""
     return worker.beat.reason if worker.state is State.SERVING and worker.beat is not None else ""

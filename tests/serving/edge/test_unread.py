@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from grpc import aio
 
-from serving.edge.answers import COUNTED_BYTES, LOOK_SECONDS, Answers, TooManyAnswersError
-from serving.edge.large import Written, size_of
+from serving.edge.large_messages import Written, size_of
 from serving.edge.streams import IN_FLIGHT, within_limits
+from serving.edge.unread import COUNTED_BYTES, LOOK_SECONDS, TooManyAnswersError, UnreadAnswers
 from serving.settings import Settings
 from tests.serving.edge.conftest import StartEdge
 from tests.serving.waiting import until
@@ -19,9 +19,9 @@ from vaeport.v1 import vae_pb2, vae_pb2_grpc
 SIZE = COUNTED_BYTES
 
 
-def answers_for(count: int) -> Answers:
+def answers_for(count: int) -> UnreadAnswers:
     """Room for so many of SIZE bytes, of each caller; the context is his name."""
-    return Answers(10 * count * SIZE, count * SIZE, str)
+    return UnreadAnswers(10 * count * SIZE, count * SIZE, str)
 
 
 def test_an_answer_of_a_stream_counts_until_it_has_been_sent_however_that_ends() -> None:
@@ -61,7 +61,7 @@ async def answer(_: int) -> Written:
     return Written(bytes(SIZE))
 
 
-async def closed(stream: AsyncGenerator[Any, None], answers: Answers) -> None:
+async def closed(stream: AsyncGenerator[Any, None], answers: UnreadAnswers) -> None:
     await stream.aclose()
     assert answers.total == 0
 

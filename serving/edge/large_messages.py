@@ -26,7 +26,7 @@ class Written:
     data: bytes
 
 
-async def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def on_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a pure function on the thread; if the caller is cancelled, the result is dropped."""
     future = _thread().submit(function, *args, **kwargs)
     return await asyncio.wrap_future(future)

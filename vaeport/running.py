@@ -38,7 +38,7 @@ class Wake:
         return self._for_ever
 
 
-class Flight(Generic[Result]):
+class RunningFlow(Generic[Result]):
     """A flow under way: it waits for an answer, or for a moment, or is done."""
 
     def __init__(
@@ -127,48 +127,48 @@ class Flight(Generic[Result]):
 
 
 def in_order(
-    flows: Iterable[Flow[Result]], fly: Callable[[Flow[Result]], Flight[Result]], wake: Wake, most: int
+    flows: Iterable[Flow[Result]], start: Callable[[Flow[Result]], RunningFlow[Result]], wake: Wake, most: int
 ) -> Generator[Result, None, None]:
     """The results of flows, in order, until the first failure in order; the others are dropped.
 
     Args:
         flows: taken no faster than their results are.
-        fly: starts a flow.
-        wake: wakes this thread for the flights.
+        start: starts a flow.
+        wake: wakes this thread for the flows.
         most: flows that run at a time.
     """
-    flying: deque[Flight[Result]] = deque()
+    running: deque[RunningFlow[Result]] = deque()
     try:
         for flow in flows:
-            flying.append(fly(flow))
-            while len(flying) == most or _first_is_done(flying):
-                yield _land(flying, wake)
-        while flying:
-            yield _land(flying, wake)
+            running.append(start(flow))
+            while len(running) == most or _first_is_done(running):
+                yield _next_result(running, wake)
+        while running:
+            yield _next_result(running, wake)
     finally:
-        for flight in flying:
-            flight.cancel()
+        for left in running:
+            left.cancel()
 
 
-def _first_is_done(flying: "deque[Flight[Result]]") -> bool:
+def _first_is_done(running: "deque[RunningFlow[Result]]") -> bool:
     """Whether there is a result by now; taking the next flow may have been long."""
-    _go_on(flying)
-    return bool(flying) and flying[0].done
+    _go_on(running)
+    return bool(running) and running[0].done
 
 
-def _go_on(flying: "deque[Flight[Result]]") -> bool:
+def _go_on(running: "deque[RunningFlow[Result]]") -> bool:
     """Whether anything was ready to."""
-    ready = [flight for flight in flying if flight.ready()]
-    for flight in ready:
-        flight.go_on()
+    ready = [flow for flow in running if flow.ready()]
+    for flow in ready:
+        flow.go_on()
     return bool(ready)
 
 
-def _land(flying: "deque[Flight[Result]]", wake: Wake) -> Result:
-    """The result of the first flight; the others go on meanwhile."""
-    while not flying[0].done:
-        if not _go_on(flying):
-            moments = [flight.moment for flight in flying if flight.moment is not None]
+def _next_result(running: "deque[RunningFlow[Result]]", wake: Wake) -> Result:
+    """The result of the first flow; the others go on meanwhile."""
+    while not running[0].done:
+        if not _go_on(running):
+            moments = [flow.moment for flow in running if flow.moment is not None]
             seconds = max(0.0, min(moments) - time.monotonic()) if moments else None
-            wake.wait(lambda: any(flight.ready() for flight in flying), seconds)
-    return flying.popleft().result()
+            wake.wait(lambda: any(flow.ready() for flow in running), seconds)
+    return running.popleft().result()

@@ -16,7 +16,7 @@ from vaeport.errors import UnavailableError
 ALLOWANCE = 64  # splits
 
 
-class Halves:
+class Bisection:
     """Computes batches, and retries those that fail.
 
     Args:

@@ -20,7 +20,7 @@ WARN_AGAIN = timedelta(days=1)
 log = logging.getLogger(__name__)
 
 
-class Locks:
+class AccessControl:
     """The TLS identity, tokens and limits of one server.
 
     Raises:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from serving.edge import locks
+from serving.edge import access_control
 from serving.edge.credentials import caller_of
 from serving.security.access import Scope
 from serving.security.tokens import line_of, new_secret
@@ -31,7 +31,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(access_control, "RENEW_SECONDS", 0.01)
 
 
 def with_tls(files: Files, **more: Any) -> Settings:
@@ -215,7 +215,7 @@ async def test_a_revoked_token_is_refused_within_moments(start_edge: StartEdge, 
 async def test_a_certificate_near_its_end_is_warned_of_at_once_and_again_each_day(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    guarded = locks.Locks(with_tls(authority.server(ends=3 * DAY)))
+    guarded = access_control.AccessControl(with_tls(authority.server(ends=3 * DAY)))
     guarded.renew()
     guarded.renew()
     assert caplog.text.count("ends in 3.0 days") == 1
@@ -233,8 +233,8 @@ async def test_a_renewal_that_fails_in_an_unforeseen_way_is_tried_again(
         tries.release()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(locks.Locks, "renew", renew)
-    task = asyncio.create_task(locks.Locks(Settings()).keep_current())
+    monkeypatch.setattr(access_control.AccessControl, "renew", renew)
+    task = asyncio.create_task(access_control.AccessControl(Settings()).keep_current())
     for _ in range(3):
         await tries.acquire()
     task.cancel()
