@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model import VAE
-from vaeport.graphs import tensor_specs
+from vaeport.graph_rules import tensor_specs
 from vaeport.manifest import GraphSpec
 from vaeport.package import BATCH_AXIS, CHECKPOINT_PROPERTY
 

@@ -208,7 +208,7 @@ def _nothing(node: onnx.NodeProto, values: Values, _found: Values, _rounding: Ro
     return np.zeros_like(values[node.output[0]], np.float64)
 
 
-# Every operator of vaeport.graphs.OPERATORS has one.
+# Every operator of vaeport.graph_rules.OPERATORS has one.
 RULES: dict[str, Callable[[onnx.NodeProto, Values, Values, Rounding], Doubles]] = {
     "Add": _sum,
     "Cast": _cast,

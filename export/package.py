@@ -22,9 +22,8 @@ from export.errors import ExportError, VersionExistsError
 from vaeport.machine import usable_cores
 from vaeport.manifest import FORMAT, MANIFEST_NAME, FileEntry, Manifest
 from vaeport.package import MANIFEST_MAX_BYTES, MAX_VERSION, open_package, sha256_of
-from vaeport.versions import versions
+from vaeport.versions import STAGING_PREFIX, versions
 
-STAGING = ".vaeport-staging-"  # no version has such a name: leftovers that begin like this are deleted
 BESIDE = re.compile(r"([1-9][0-9]{0,8})\.(sig|receipt\.json)")  # what may lie beside a version, and outlive it
 
 
@@ -43,7 +42,7 @@ def staging(parent: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as using:
         with _locked(parent):  # between the next lines, a new folder looks like one that was left
             _remove_leftovers(parent)
-            folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=parent))
+            folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
             using.enter_context(_locked(folder))
         try:
             yield folder
@@ -88,7 +87,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def _remove_leftovers(parent: Path) -> None:
     """Delete the staging folders that are not in use. Needs the lock of `parent`."""
-    for folder in parent.glob(f"{STAGING}*"):
+    for folder in parent.glob(f"{STAGING_PREFIX}*"):
         with (
             contextlib.suppress(OSError),
             _locked(folder, wait=False) as unused,

@@ -22,7 +22,7 @@ from export.inputs import Rows
 from export.ladder import Subject, climb, edges
 from export.package import check_destination, next_version, publish, staging, write_json, write_receipt
 from export.pictures import write_pictures
-from export.precisions import measure, objections_to, receipt, require, require_devices
+from export.precisions import measure, objections_to, receipt, require_devices, require_no_objections
 from export.runtimes import one_thread, onnx_runtimes, pytorch, torchscript
 from export.torchscript import write_torchscript
 from export.variants import module_of, variants
@@ -40,7 +40,7 @@ FORMATS = ("onnx", "torchscript")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LoadedRun:
     """What is exported, read once: training may go on meanwhile, and replace its files.
 
     Attributes:
@@ -122,7 +122,7 @@ def export_run(
     """
     _check(to, version, formats)
     require_devices(precisions, force=force)
-    source = Source.read(path, LAST if last else BEST)
+    source = LoadedRun.read(path, LAST if last else BEST)
     log.info("exporting %s", path)
     dataset = data_of(source.run, data_root) if "int8" in precisions else None
     with staging(to) as staged:
@@ -138,7 +138,7 @@ def export_run(
             (staged / GOLDEN_NAME).write_bytes(golden_vectors(list(subjects.values()), real if golden_images else None))
             write_pictures(staged, source.model, source.images, source.binarization, reconstructions=card_images)
             measured = {p: measure(p, subjects, source.spec, source.images) for p in precisions if p != FP32}
-        require(measured, force=force)
+        require_no_objections(measured, force=force)
         overruled = [text for name, one in sorted(measured.items()) for text in objections_to(name, one.spec)]
         write_json(staged / parity.PARITY_NAME, {**parity.to_json(report), OVERRULED: overruled})
         (staged / CHECKPOINT_NAME).write_bytes(source.checkpoint)
@@ -176,7 +176,7 @@ def _check(to: Path, version: int | None, formats: Sequence[str]) -> None:
 
 def _write_graphs(
     staged: Path,
-    source: Source,
+    source: LoadedRun,
     scripts: Mapping[str, Path],
     precisions: Sequence[str],
     calibration: Mapping[str, Rows],
@@ -221,7 +221,7 @@ def _posterior_means(model: VAE, images: Rows) -> Rows:
         return np.ascontiguousarray(model.encode(torch.from_numpy(images))[0].numpy())
 
 
-def _training_summary(source: Source) -> dict[str, Any]:
+def _training_summary(source: LoadedRun) -> dict[str, Any]:
     run, metrics = source.run, source.metrics
     evaluation = run.description.get("evaluation")
     return {

@@ -156,7 +156,7 @@ def speedup(plain: Pair, other: Pair, runtime: str) -> float | None:
     return statistics.median(seconds[0]) / statistics.median(seconds[1])
 
 
-def require(measured: Mapping[str, Measured], *, force: bool) -> None:
+def require_no_objections(measured: Mapping[str, Measured], *, force: bool) -> None:
     """Raise ExportError for objections, unless they are overruled: then they go to stderr."""
     objections = [text for one in measured.values() for text in one.objections]
     if objections and not force:

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from export.parity import Fact
-from vaeport.graphs import check_graph
+from vaeport.graph_rules import check_graph
 from vaeport.manifest import GraphSpec
 from vaeport.package import BATCH_AXIS, GraphRuleError, has_bytes, precision_of, role_of
 

@@ -7,7 +7,7 @@ together.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from serving.batching import Batched, Gate
 from serving.graphs import ServedGraph, graphs_of
 from serving.models import ServedModel
+from serving.results import Decoded, Encoded, Inferred, Sampled, Scored, Timings
 from vaeport import scoring
 from vaeport.arrays import as_images, as_latents, check_rows, to_float
 from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError, OverloadedError
@@ -30,77 +31,6 @@ FLOAT_BYTES = 4
 
 Floats = NDArray[np.float32]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of a request went; see Batched."""
-
-    queue_seconds: float
-    compute_seconds: float
-    batch_rows: int
-
-    @classmethod
-    def of(cls, stage: Batched) -> "Timings":
-        """The timings of one stage, without its outputs."""
-        return cls(stage.queue_seconds, stage.compute_seconds, stage.batch_rows)
-
-    def __add__(self, other: "Timings") -> "Timings":
-        """The sum over the stages of a request, with the rows of the largest batch."""
-        return Timings(
-            self.queue_seconds + other.queue_seconds,
-            self.compute_seconds + other.compute_seconds,
-            max(self.batch_rows, other.batch_rows),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Posteriors, each [rows, latent_dim]; `latents` are draws from them, if a seed was given."""
-
-    model: ModelInfo
-    mean: Floats
-    log_var: Floats
-    latents: Floats | None
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Images [rows, C, H, W] in [0, 1]."""
-
-    model: ModelInfo
-    images: Floats
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """Images [rows, C, H, W] from the prior, the latents they were decoded from, and the seed of these."""
-
-    model: ModelInfo
-    images: Floats
-    latents: Floats
-    seed: int
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """How well the model explains some images."""
-
-    model: ModelInfo
-    scores: Scores
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class Inferred:
-    """What one graph made of some rows: `outputs` as its spec lists them."""
-
-    graph: ServedGraph
-    outputs: tuple[Floats, ...]
-    timings: Timings
 
 
 class Core:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from vaeport.errors import NotFoundError, PackageError
 from vaeport.package import NAME_PATTERN
-from vaeport.versions import CURRENT_NAME, WITHDRAWN_NAME, default_version, pinned, versions, withdrawn
-
-LEFTOVER = ".vaeport-staging-"  # what the next export into the folder removes (docs/package-format.md)
+from vaeport.versions import CURRENT_NAME, STAGING_PREFIX, WITHDRAWN_NAME, default_version, pinned, versions, withdrawn
 
 
 def model_folders(models: Path) -> list[Path]:
@@ -89,7 +87,7 @@ def prune(folder: Path, keep: int) -> list[int]:
     doomed = [version for version in there[: max(0, len(there) - keep)] if version != default_version(folder)]
     for version in doomed:
         for path in (folder / str(version), *folder.glob(f"{version}.*")):
-            leftover = path.rename(folder / f"{LEFTOVER}{uuid.uuid4().hex}")  # no reader may see half a version
+            leftover = path.rename(folder / f"{STAGING_PREFIX}{uuid.uuid4().hex}")  # no reader may see half a version
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return doomed
 
@@ -106,7 +104,7 @@ def _check_there(folder: Path, version: int | None = None) -> None:
 
 def _write(path: Path, numbers: Iterable[int]) -> None:
     """Replace the file at once, so that a server that reads it meanwhile sees the old one or the new one."""
-    descriptor, name = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write("".join(f"{number}\n" for number in sorted(numbers)))

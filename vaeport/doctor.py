@@ -106,7 +106,7 @@ def device(requested: str = "auto") -> Finding:
     Having no GPU is fine; a GPU that cannot be used is worth a warning.
     """
     from vaeport.cuda import missing_for_cuda
-    from vaeport.graphs import import_onnxruntime
+    from vaeport.extras import import_onnxruntime
 
     try:
         onnxruntime = import_onnxruntime()

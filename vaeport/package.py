@@ -13,7 +13,7 @@
     ├── MissingFileError         a listed file that is not there
     ├── SizeMismatchError        a file is not as long as listed
     ├── DigestMismatchError      a file's sha256 is not the listed one
-    ├── GraphRuleError           a graph breaks a rule; raised by vaeport.graphs, which needs onnx
+    ├── GraphRuleError           a graph breaks a rule; raised by vaeport.graph_rules, which needs onnx
     └── GoldenInvalidError       the golden vectors are not what the format says; raised by vaeport.golden
 
 The digest and manifest rules need nothing but the standard library. A reader never follows a path out of the folder.

@@ -17,6 +17,7 @@ from vaeport.package import VERSION, NotAPackageError
 
 CURRENT_NAME = "CURRENT"
 WITHDRAWN_NAME = "WITHDRAWN"
+STAGING_PREFIX = ".vaeport-staging-"  # no version has such a name; the next export into the folder deletes what does
 MAX_FILE_BYTES = 1 << 16  # of either file; thousands of versions fit
 
 

@@ -31,7 +31,8 @@ from serving.edge import server as edge_server
 from serving.edge.server import VAE_SERVICE
 from serving.edge.servicer import VaeServicer
 from serving.models import ServedModel
-from vaeport.graphs import CPU_PROVIDER, choose_device, import_onnxruntime, load_graphs
+from vaeport.extras import import_onnxruntime
+from vaeport.graphs import CPU_PROVIDER, choose_device, load_graphs
 from vaeport.machine import usable_cores
 from vaeport.model import model_info
 from vaeport.package import Package, open_package

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.security.certificates import read_identity
+from serving.security.certificates import WARN_BEFORE, read_identity
 from serving.security.listen import UNIX, check_exposure, is_local, what_is_open
 from serving.security.tokens import read_tokens
 from serving.security.unix import check_path
@@ -21,7 +21,6 @@ from vaeport.findings import Finding, fail, ok, warn
 if TYPE_CHECKING:
     from cryptography import x509
 
-EXPIRES_SOON = datetime.timedelta(days=14)
 LISTENING = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 
 
@@ -128,7 +127,7 @@ def _dates(name: str, path: Path, cert: "x509.Certificate", now: datetime.dateti
         return fail(name, f"{path}: not valid before {begins:%Y-%m-%d %H:%M} UTC", "look at the clock of this machine")
     if now > ends:
         return fail(name, f"{path}: expired on {ends:%Y-%m-%d %H:%M} UTC", "renew it")
-    if now > ends - EXPIRES_SOON:
+    if now > ends - WARN_BEFORE:
         return warn(name, f"{path}: expires on {ends:%Y-%m-%d %H:%M} UTC", "renew it")
     return None
 

@@ -12,14 +12,7 @@ from serving.settings import Settings
 from vaeport.errors import VaeportError
 from vaeport.findings import Finding, fail, ok, warn
 from vaeport.golden import TF32_SLACK, has_golden, self_test
-from vaeport.graphs import (
-    CUDA_PROVIDER,
-    CudaOptions,
-    Device,
-    choose_device,
-    load_graphs,
-    names_in_precision,
-)
+from vaeport.graphs import CUDA_PROVIDER, CudaOptions, Device, choose_device, load_graphs, names_in_precision
 from vaeport.machine import usable_cores
 from vaeport.package import open_package
 from vaeport.signing import check_signature, signature_path

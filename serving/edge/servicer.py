@@ -8,11 +8,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.core import Core, Timings
+from serving.core import Core
 from serving.edge.deadline import Context, deadline_of
 from serving.edge.large_messages import LARGE_BYTES, Written, is_large, on_thread
 from serving.edge.streams import within_limits
 from serving.edge.unread import UnreadAnswers
+from serving.results import Timings
 from vaeport._version import __version__
 from vaeport.arrays import to_uint8
 from vaeport.errors import InvalidInputError

@@ -28,7 +28,6 @@ class Identity:
         key: PEM of its private key.
         client_ca: PEM of the authorities of clients' certificates; None asks clients for no certificate.
         subject: the certificate's subject, for the log.
-        not_before: the moment it becomes valid, in UTC.
         not_after: the moment it expires, in UTC.
     """
 
@@ -36,7 +35,6 @@ class Identity:
     key: bytes
     client_ca: bytes | None
     subject: str
-    not_before: datetime
     not_after: datetime
 
     def __repr__(self) -> str:
@@ -72,7 +70,7 @@ def read_identity(cert: Path, key: Path, client_ca: Path | None = None) -> Ident
     begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if not begins <= datetime.now(UTC) < ends:
         raise SettingsError(f"--tls-cert {cert}: valid from {begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC alone")
-    return Identity(chain, secret, authorities, leaf.subject.rfc4514_string(), begins, ends)
+    return Identity(chain, secret, authorities, leaf.subject.rfc4514_string(), ends)
 
 
 def _certificates(flag: str, path: Path, pem: bytes) -> "list[x509.Certificate]":

@@ -12,7 +12,8 @@ import torch
 
 from export.graphs import Role, graph_spec, metadata_of, roles, to_onnx
 from training import VAE
-from vaeport.graphs import RANDOM_OPERATORS, choose_device, load_graph
+from vaeport.graph_rules import RANDOM_OPERATORS
+from vaeport.graphs import choose_device, load_graph
 
 SHAPE = (3, 4, 5)
 

@@ -15,7 +15,7 @@ from export.limits import LAMBDA, RULES, TF32, UNIT
 from export.runtimes import one_thread
 from export.truth import CHUNK_ROWS, DoubleGraph
 from export.variants import to_fp16
-from vaeport.graphs import OPERATORS
+from vaeport.graph_rules import OPERATORS
 
 
 def layer(inputs: int, outputs: int, *, positive: bool) -> onnx.ModelProto:

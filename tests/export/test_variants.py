@@ -241,8 +241,8 @@ def test_a_precision_that_is_slower_is_objected_to(
     assert measured.speedup == 0.75
     assert "int8: it is slower than fp32 on this machine: 0.75 times its speed" in measured.objections
     with pytest.raises(ExportError, match=r"slower than fp32(.|\n)*nothing is written; --force"):
-        precisions.require({"int8": measured}, force=False)
-    precisions.require({"int8": measured}, force=True)
+        precisions.require_no_objections({"int8": measured}, force=False)
+    precisions.require_no_objections({"int8": measured}, force=True)
     assert precisions.receipt({"int8": measured})["int8"]["overruled"] == list(measured.objections)
 
 
@@ -325,7 +325,7 @@ def test_what_was_overruled_is_in_the_package(all_precisions: Path) -> None:
 def test_what_is_overruled_is_printed(subjects: Mapping[str, Subject], capsys: pytest.CaptureFixture[str]) -> None:
     measured = precisions.measure("int8", subjects, MODEL, IMAGES)
     measured = dataclasses.replace(measured, objections=("int8: it is bad",))
-    precisions.require({"int8": measured}, force=True)
+    precisions.require_no_objections({"int8": measured}, force=True)
     assert capsys.readouterr().err == "export: overruled by --force: int8: it is bad\n"
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from serving.batching import Batched, Batcher
 from serving.batching.delivery import Rows
-from serving.core import Core, Decoded, Scored
+from serving.core import Core
+from serving.results import Decoded, Scored
 from tests.serving.toys import IMAGE_SHAPE, LATENT_DIM, decode, toy_model
 from tests.serving.waiting import until
 from tests.support import BAD_SCORE_NUMBERS

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
@@ -11,13 +12,16 @@ from grpc import aio
 from numpy.typing import NDArray
 
 from serving.batching.delivery import Rows
-from serving.core import Core, Sampled
+from serving.core import Core
 from serving.edge.streams import in_order
 from serving.models import ServedModel
 from tests.serving import toys
 from tests.serving.test_edge import Served, images, serving
 from vaeport.v1 import vae_pb2
 from vaeport.wire import from_tensor, to_tensor
+
+if TYPE_CHECKING:
+    from serving.results import Sampled
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

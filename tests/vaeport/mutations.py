@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from safetensors.numpy import save
 
-from vaeport.graphs import OPERATORS
+from vaeport.graph_rules import OPERATORS
 
 Mutation = Callable[[Path, Path, Random], None]
 """Changes the package in the first folder. The second is outside, and what is in it must not be opened."""

@@ -16,14 +16,13 @@ import vaeport
 from tests.support import ROOT
 from tests.vaeport import mutations
 from vaeport.errors import DeviceError
+from vaeport.graph_rules import GRAPH_MAX_BYTES, check_graph
 from vaeport.graphs import (
     CPU_PROVIDER,
     CUDA_PROVIDER,
-    GRAPH_MAX_BYTES,
     CudaOptions,
     Device,
     Graph,
-    check_graph,
     choose_device,
     cuda_provider_options,
     graph_run_options,

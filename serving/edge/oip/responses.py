@@ -6,10 +6,10 @@ from typing import TypeVar
 import numpy as np
 
 from serving.batching import Duration, Statistics
-from serving.core import Inferred
 from serving.edge.large_messages import Written
 from serving.edge.oip import grpc_service_pb2 as pb
 from serving.graphs import ServedGraph, TensorInterface
+from serving.results import Inferred
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # what Triton calls graphs like these
 DATATYPE = "FP32"  # of all graphs

@@ -34,8 +34,8 @@ for line in sys.stdin:
 
 EVERYTHING = """
 from prometheus_client import CollectorRegistry
-from serving.metrics import catalogue, made
-metrics = made.Instruments(CollectorRegistry())
+from serving.metrics import catalogue, instruments
+metrics = instruments.Instruments(CollectorRegistry())
 for spec in catalogue.CATALOGUE:
     if spec.source == "worker":
         metric = getattr(metrics, spec.kind)(spec)
