@@ -289,10 +289,14 @@ def test_another_version_ends_a_stream_of_images_too() -> None:
 
 
 def test_a_reader_slower_than_the_timeout_loses_no_chunk_that_has_to_be_sent_again() -> None:
-    away, failed = threading.Event(), threading.Event()
+    asked, away, failed = threading.Event(), threading.Event(), threading.Event()
 
     def gone_while_the_reader_is_away(script: Scripted, request: Any, context: grpc.ServicerContext) -> Any:
-        if from_tensor("images", request.images).flat[0] == 1 and not failed.is_set():
+        number = from_tensor("images", request.images).flat[0]
+        if number == 0:
+            assert asked.wait(60)
+        if number == 1 and not failed.is_set():
+            asked.set()
             context.add_callback(failed.set)
             assert away.wait(60)
             GONE(script, request, context)
