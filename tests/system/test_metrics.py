@@ -14,6 +14,7 @@ import pytest
 
 import vaeport
 from serving.metrics import catalogue
+from serving.metrics.room import KINDS
 from tests.serving.metrics.reading import Samples, families, histogram, samples, value
 from tests.support import ServerProcess
 from vaeport.v1 import vae_pb2
@@ -134,7 +135,7 @@ def test_no_count_is_lost_when_workers_are_killed_or_replaced(
     assert value(found, "vaeport_worker_starts_total", reason="reload") == 2
     assert value(found, "vaeport_queue_limit_rows", model="digits", graph="encoder") == 2 * 4096
     files = [file.name for file in tmp_path.glob("vaeport-metrics-*/*")]
-    assert len(files) == 2 + 2 * 4, files  # two kinds are kept; each worker has two kinds and two of gauges
+    assert len(files) == 2 + 2 * len(KINDS), files  # of ended workers, counters and histograms are kept
 
 
 def starts(found: Samples) -> float:
