@@ -124,7 +124,7 @@ def draw(knee: float, loads: list[Load], path: Path) -> None:
     """Answered calls against their latencies, a panel for each kind of arrivals; the knee is a line."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     panels = figure.subplots(1, len(ARRIVALS), sharey=True)
     for axes, arrivals in zip(panels, ARRIVALS, strict=True):
         own = [load.points for load in loads if load.arrivals == arrivals]
@@ -136,7 +136,7 @@ def draw(knee: float, loads: list[Load], path: Path) -> None:
         axes.set(title=arrivals, xlabel="answered calls per second", yscale="log")
         axes.grid(alpha=0.3, which="both")
     panels[0].set(ylabel="milliseconds from arrival to answer")
-    panels[0].legend(fontsize="x-small", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small", ncols=5)
     figure.savefig(path, dpi=110)
 
 
