@@ -14,10 +14,8 @@ SAMPLES, TRAVERSALS, RECONSTRUCTIONS = "samples.png", "traversals.png", "reconst
 LIBRARY = "vaeport"
 TASK = "unconditional-image-generation"  # of Hugging Face's list
 TAGS = ("onnx", "variational-autoencoder", "vae")
-NEGATIVE_ELBO = (
-    "negative_elbo",
-    "negative ELBO on the test images, nats per image",
-)  # no metric of Hugging Face's list
+# Not a metric of Hugging Face's list.
+NEGATIVE_ELBO = ("negative_elbo", "negative ELBO on the test images, nats per image")
 CARD_NAME = "README.md"
 OVERRULED = "overruled"  # in manifest.parity: what spoke against a precision that was published all the same
 IMAGES_INSIDE = "images_inside"  # in manifest.training: the files with images of the data

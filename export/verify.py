@@ -111,9 +111,8 @@ def verify(path: Path, *, run_torchscript: bool = False) -> Report:
 def _climb(package: Package, subject: Subject) -> Report:
     """The ladder; what a stranger's graph does to the evaluator may be anything."""
     try:
-        return climb(
-            subject, None, int(package.digest.removeprefix("sha256:"), 16)
-        )  # no rows that a graph was made for
+        seed = int(package.digest.removeprefix("sha256:"), 16)  # so the rows are none that a graph was made for
+        return climb(subject, None, seed)
     except Exception as error:
         text = f"{package.path}: {subject.name} cannot be judged: {type(error).__name__}: {bounded(str(error))}"
         raise ExportError(text) from error

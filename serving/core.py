@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from serving.batching import Batched, Gate
 from serving.graphs import ServedGraph, graphs_of
 from serving.models import ServedModel
-from serving.results import Decoded, Encoded, Inferred, Sampled, Scored, Timings
+from serving.results import Decoded, Encoded, Floats, Inferred, Sampled, Scored, Timings
 from vaeport import scoring
 from vaeport.arrays import as_images, as_latents, check_rows, to_float
 from vaeport.errors import DeadlineExceededError, InvalidInputError, NotFoundError, OverloadedError
@@ -29,7 +29,6 @@ SHORTEST_WAIT_SECONDS = 0.01  # before a full queue is tried again
 MAX_PROMISED_LATENTS = 16 * scoring.MAX_LATENTS  # for a model's scores of many parts: about a minute of one core
 FLOAT_BYTES = 4
 
-Floats = NDArray[np.float32]
 Result = TypeVar("Result")
 
 

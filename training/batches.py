@@ -11,9 +11,8 @@ from training.data import Dataset, Images, binarize
 GATHERED_BATCHES = 64  # at most
 GATHERED_BYTES = 2**26  # of them together, as they came
 EVALUATION_ROWS = 1000  # images times latents each, at most
-EVALUATION_PIXELS = (
-    2**20
-)  # of them together: a thousand of 32x32; of 256x256 there are 16, whose convolutions take 32 MB
+# Of them together: a thousand images of 32x32, or 16 of 256x256, whose convolutions take 32 MB.
+EVALUATION_PIXELS = 2**20
 EVALUATION_SEED = 2026  # the same noise every time, so that epochs differ by the model alone
 
 

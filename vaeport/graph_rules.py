@@ -15,7 +15,7 @@ from vaeport.manifest import GraphSpec, TensorSpec
 from vaeport.package import BATCH_AXIS, GraphRuleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     import onnx
 
@@ -88,7 +88,10 @@ def check_graph(path: Path, data: bytes, spec: GraphSpec) -> int:
         if found != expected:
             raise GraphRuleError(f"{path}: {kind}: expected {_show(expected)}, got {bounded(_show(found))}")
     # Some values are large even without a batch, others grow with it, at least in proportion.
-    bytes_of_one, bytes_of_many = (_check_sizes(path, proto, rows) for rows in (1, TYPICAL_ROWS))
+    one_row = _infer_shapes(path, proto, 1)
+    _check_columns(path, proto, one_row)
+    bytes_of_one = _check_sizes(path, proto, one_row, 1)
+    bytes_of_many = _check_sizes(path, proto, _infer_shapes(path, proto, TYPICAL_ROWS), TYPICAL_ROWS)
     if bytes_of_one > MAX_RUN_BYTES:
         limit = f"at most {MAX_RUN_BYTES} bytes in all values of a row"
         raise GraphRuleError(f"{path}: expected {limit}, got {bytes_of_one:.0f}")
@@ -140,7 +143,22 @@ def _check_plain(path: Path, proto: "onnx.ModelProto") -> None:
         raise GraphRuleError(f"{path}: tensors outside the file (external data) are not allowed")
 
 
-def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
+def _infer_shapes(path: Path, proto: "onnx.ModelProto", rows: int) -> "onnx.GraphProto":
+    """The sketch of a graph for a batch of `rows`, with the shapes of its values."""
+    onnx = import_extra("onnx")
+    try:
+        sketch = _sketch(proto, rows)
+        inferred = onnx.shape_inference.infer_shapes(sketch, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # onnx raises several types
+        raise GraphRuleError(f"{path}: shapes cannot be inferred: {bounded(str(error))}") from error
+    return inferred.graph  # type: ignore[no-any-return]
+
+
+def _types(values: "Iterable[onnx.ValueInfoProto]") -> "dict[str, onnx.TypeProto.Tensor]":
+    return {value.name: value.type.tensor_type for value in values}
+
+
+def _check_sizes(path: Path, proto: "onnx.ModelProto", inferred: "onnx.GraphProto", rows: int) -> float:
     """Check that every value has a shape that is known in advance, and at most MAX_ROW_ELEMENTS elements a row.
 
     Values that depend on no input have at most MAX_CONSTANT_BYTES together.
@@ -148,13 +166,7 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
     Returns the bytes of all other values together.
     """
     onnx = import_extra("onnx")
-    try:
-        sketch = _sketch(proto, rows)
-        inferred = onnx.shape_inference.infer_shapes(sketch, check_type=True, strict_mode=True, data_prop=True).graph
-    except Exception as error:  # onnx raises several types
-        raise GraphRuleError(f"{path}: shapes cannot be inferred: {bounded(str(error))}") from error
-    tensors = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
-    _check_columns(path, proto, {value.name: value.type.tensor_type for value in inferred.input} | tensors)
+    tensors = _types([*inferred.value_info, *inferred.output])
     computed = {value.name for value in proto.graph.input}
     constant_bytes = computed_bytes = 0.0
     for name, inputs in ((output, node.input) for node in proto.graph.node for output in node.output if output):
@@ -181,14 +193,9 @@ def _check_sizes(path: Path, proto: "onnx.ModelProto", rows: int) -> float:
     return computed_bytes
 
 
-def _check_columns(path: Path, proto: "onnx.ModelProto", tensors: "Mapping[str, onnx.TypeProto.Tensor]") -> None:
-    """ONNX Runtime lays out each pixel of an image times the whole kernel before a ConvTranspose adds that up.
-
-    Args:
-        path: of the graph.
-        proto: the graph.
-        tensors: its values and large weights, with their shapes.
-    """
+def _check_columns(path: Path, proto: "onnx.ModelProto", inferred: "onnx.GraphProto") -> None:
+    """ONNX Runtime lays out each pixel of an image times the whole kernel before a ConvTranspose adds that up."""
+    tensors = _types([*inferred.input, *inferred.value_info, *inferred.output])  # values and large weights
     shapes = {name: [axis.dim_value for axis in tensor.shape.dim] for name, tensor in tensors.items()}
     shapes |= {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
     for node in proto.graph.node:

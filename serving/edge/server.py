@@ -156,7 +156,7 @@ def rows_of_a_message(models: Sequence[ModelInfo], most: int) -> int:
 
     gRPC and protobuf take messages of up to 2 GiB.
     """
-    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // max(_row_bytes(models), _answer_row_bytes(models)))
+    return min(most, (MAX_MESSAGE_BYTES - FRAME_BYTES) // _answer_row_bytes(models))
 
 
 def request_limits(core: Core) -> vae_pb2.Limits:
@@ -171,6 +171,9 @@ def _row_bytes(models: Sequence[ModelInfo]) -> int:
 
 
 def _answer_row_bytes(models: Sequence[ModelInfo]) -> int:
-    """Of the largest answers: all that the decoder gives, images with their latents, posteriors with draws of them."""
+    """Bytes of a row in the largest answer, which has more than its request.
+
+    That is all that the decoder gives, images with their latents, or posteriors with draws of them.
+    """
     sizes = ((prod(model.image_shape), model.latent_dim) for model in models)
     return max(4 * max(2 * image, image + latent, 3 * latent) for image, latent in sizes)

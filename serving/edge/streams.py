@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import TypeVar
 
 from serving.edge.large_messages import size_of
@@ -15,15 +14,10 @@ Answer = TypeVar("Answer")
 IN_FLIGHT = 4  # requests of one stream that are computed at a time; the rest are not read yet
 
 
-async def at_once() -> None:
-    """Wait for nothing."""
-
-
 async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Awaitable[Answer]],
     in_flight: int,
-    ready: Callable[[], Awaitable[None]] = at_once,
     waiting: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> AsyncGenerator[Answer, None]:
     """The answer to each request, in the order of the requests.
@@ -32,7 +26,6 @@ async def in_order(
         requests: read no faster than they are answered.
         answer: answers one request.
         in_flight: how many requests are answered at a time.
-        ready: awaited before a request that has been read is answered.
         waiting: lasts while an answer waits for those before it.
 
     Raises:
@@ -53,7 +46,6 @@ async def in_order(
         try:
             await room.acquire()
             async for request in requests:
-                await ready()
                 turn = asyncio.Event()
                 future = asyncio.ensure_future(answered_in_turn(request, turn))
                 started.add(future)
@@ -89,5 +81,10 @@ def within_limits(
     context: object,
 ) -> AsyncGenerator[Answer, None]:
     """As `in_order`, while there is room for unread answers; those that wait for their turn count as unread."""
-    ready = partial(answers.room, context)
-    return in_order(requests, answer, IN_FLIGHT, ready, lambda one: answers.held(context, size_of(one)))
+
+    async def with_room() -> AsyncIterator[Request]:
+        async for request in requests:
+            await answers.room(context)
+            yield request
+
+    return in_order(with_room(), answer, IN_FLIGHT, lambda one: answers.held(context, size_of(one)))

@@ -46,12 +46,8 @@ class UnreadAnswers:
 
     def check(self, context: object) -> None:
         """Raise TooManyAnswersError if a new call of this caller, or of any, must wait for answers to be read."""
-        if self.total >= self._most:
-            text = f"{self.total} bytes of answers are on their way, of at most {self._most}"
-            raise TooManyAnswersError(text, RETRY_SECONDS)
-        if self._full and (caller := self._caller_of(context)) in self._full:
-            text = f"{caller} has not read {self._of[caller]} bytes of answers, of at most {self._most_of_one}"
-            raise TooManyAnswersError(text, RETRY_SECONDS)
+        if reason := self._reason_to_wait(context):
+            raise TooManyAnswersError(reason, RETRY_SECONDS)
 
     def send(self, context: object, size: int) -> None:
         """Count an answer of `size` bytes until the running task, the one of its call, has ended."""
@@ -78,8 +74,16 @@ class UnreadAnswers:
 
     async def room(self, context: object) -> None:
         """Wait until a stream of this caller may make another answer."""
-        while self.total >= self._most or (self._full and self._caller_of(context) in self._full):  # noqa: ASYNC110
+        while self._reason_to_wait(context):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _reason_to_wait(self, context: object) -> str:
+        """Why this caller must wait for answers to be read; "" if it need not."""
+        if self.total >= self._most:
+            return f"{self.total} bytes of answers are on their way, of at most {self._most}"
+        if self._full and (caller := self._caller_of(context)) in self._full:
+            return f"{caller} has not read {self._of[caller]} bytes of answers, of at most {self._most_of_one}"
+        return ""
 
     def _sent(self, caller: str, size: int, _task: object) -> None:
         self._add(caller, -size)
